@@ -1,0 +1,104 @@
+"""Download the dataset of params.yaml, verify it, and write it to data/raw as GLUE's own TSV files.
+
+Run as: python -m stages.download_dataset
+"""
+
+import argparse
+import hashlib
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from reproduce.catalog import Split, read_dataset
+from reproduce.fetch import fetch
+from reproduce.params import Section, read_experiment, read_section
+from reproduce.sentences import md5, read_tsv, to_tsv
+from reproduce.stage import UserError, output_directory, run_stage
+
+RAW = Path("data/raw")
+
+
+class Selection(Section):
+    """Choosing hyperparameters without looking at the validation set (all zero: the real experiment)."""
+
+    holdout: Annotated[int, Field(ge=0)]  # this many train sentences take the place of the validation set
+    train: Annotated[int, Field(ge=0)]  # train on this many of the others; 0: on all
+
+
+def main() -> None:
+    """Write data/raw/{train,validation,test}.tsv."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    name = read_experiment().dataset
+    dataset = read_dataset(name)
+    selection = read_section("selection", Selection)
+    with tempfile.TemporaryDirectory() as scratch, output_directory(RAW) as out:
+        fetch("dataset", dataset.sources, {split.file: split for split in dataset.splits().values()}, Path(scratch))
+        sizes = {}
+        for split_name, split in dataset.splits().items():
+            downloaded = Path(scratch) / Path(split.file).name
+            data, sizes[split_name] = canonical_tsv(downloaded, split, len(dataset.labels), split_name == "test")
+            (out / f"{split_name}.tsv").write_bytes(data)
+        if selection.holdout or selection.train:
+            train = read_tsv(out / "train.tsv", len(dataset.labels))
+            kept, held_out = hold_out(*train, selection)
+            (out / "train.tsv").write_bytes(to_tsv(*kept))
+            if selection.holdout:
+                (out / "validation.tsv").write_bytes(to_tsv(*held_out))
+            sizes |= {"train": len(kept[0]), "validation": len(held_out[0]) or sizes["validation"]}
+    held = ", validation held out of train (selection.holdout)" if selection.holdout else ""
+    print(f"{RAW}: {name}, " + ", ".join(f"{split} {n:,}" for split, n in sizes.items()) + " sentences" + held)
+
+
+def canonical_tsv(path: Path, split: Split, n_labels: int, hidden: bool) -> tuple[bytes, int]:
+    """Bring a downloaded split (.parquet or .tsv) into GLUE's TSV form.
+
+    Returns:
+        the bytes of the file and the number of sentences in it.
+
+    Raises:
+        UserError: a malformed TSV (file and line), a wrong number of rows, a canonical form whose md5 is not the
+            published one.
+    """
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        table = pyarrow.parquet.read_table(path, columns=["sentence", "label"])
+        sentences, labels = table["sentence"].to_pylist(), table["label"].to_pylist()
+    else:
+        sentences, labels = read_tsv(path, None if hidden else n_labels)
+    if len(sentences) != split.rows:
+        raise UserError(f"{split.file}: expected {split.rows} rows (catalog.yaml), found {len(sentences)}.")
+    data = to_tsv(sentences, labels)
+    if split.tsv_md5 and md5(data) != split.tsv_md5:
+        raise UserError(
+            f"{split.file}: canonical TSV has md5 {md5(data)}, expected {split.tsv_md5} as published (catalog.yaml, tsv_md5)."
+        )
+    return data, len(sentences)
+
+
+Labelled = tuple[list[str], list[int]]
+
+
+def hold_out(sentences: list[str], labels: list[int], selection: Selection) -> tuple[Labelled, Labelled]:
+    """Split train into (kept, held out), by the sha256 of the sentence, so that copies of a sentence stay together.
+
+    Both parts keep the file's order. The held-out part may exceed `selection.holdout` by the copies of its last sentence.
+    """
+    ranked = sorted(range(len(sentences)), key=lambda i: hashlib.sha256(sentences[i].encode()).digest())
+    end = min(selection.holdout, len(ranked))
+    while 0 < end < len(ranked) and sentences[ranked[end]] == sentences[ranked[end - 1]]:
+        end += 1
+    rest = ranked[end:][: selection.train or None]
+    if not rest:
+        raise UserError(f"params.yaml: selection.holdout {selection.holdout} leaves nothing to train on; use a smaller one.")
+
+    def take(chosen: list[int]) -> Labelled:
+        return [sentences[i] for i in sorted(chosen)], [labels[i] for i in sorted(chosen)]
+
+    return take(rest), take(ranked[:end])
+
+
+if __name__ == "__main__":
+    run_stage(main)
