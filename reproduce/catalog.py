@@ -77,9 +77,9 @@ class Model(Section):
     def _needed_files(self) -> "Model":
         if "config.json" not in self.tokenizer:
             raise ValueError("tokenizer must list config.json: the architecture is read from it")
-        unsafe = [name for name in self.weights if not name.endswith((".safetensors", ".safetensors.index.json"))]
-        if unsafe:
-            raise ValueError(f"weights must be safetensors (a pickle can run code when it is read), not {unsafe[0]}")
+        if list(self.weights) != ["model.safetensors"]:
+            found = ", ".join(self.weights)
+            raise ValueError(f"weights must be model.safetensors alone (a pickle can run code when it is read), not {found}")
         return self
 
 

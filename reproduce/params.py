@@ -76,7 +76,10 @@ def validate(schema: type[SectionType], data: Any, where: str) -> SectionType:
         # Through JSON: in pydantic's strict mode that is how a list may become a tuple.
         return schema.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
-        lines = [_explain(schema, problem, where) for problem in error.errors()]
+        problems = error.errors()
+        # A list whose only item is wrong is also reported as empty, which it is not.
+        real = [p for p in problems if not any(o is not p and o["loc"][: len(p["loc"])] == p["loc"] for o in problems)]
+        lines = [_explain(schema, problem, where) for problem in real]
         raise UserError(lines[0] if len(lines) == 1 else "\n  ".join(["bad input", *lines])) from error
 
 
@@ -88,6 +91,8 @@ def _explain(schema: type[Section], problem: Any, where: str) -> str:
         return f"{place}: unknown key.{known} Correct the spelling or remove it."
     if problem["type"] == "missing":
         return f"{place}: missing. Add it; the default file and its comments are in git (`git show HEAD:params.yaml`)."
+    if problem["type"] == "too_short":
+        return f"{place}: empty. Name at least one."
     message = problem["msg"].removeprefix("Value error, ")
     found = problem["input"]
     return f"{place}: {message[0].lower() + message[1:]} (found {json.dumps(found, default=str)})."

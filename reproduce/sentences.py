@@ -63,7 +63,10 @@ def to_tsv(sentences: list[str], labels: list[int]) -> bytes:
     if all(label == -1 for label in labels):
         lines = ["index\tsentence", *(f"{index}\t{sentence}" for index, sentence in enumerate(sentences))]
     else:
-        lines = ["sentence\tlabel", *(f"{sentence}\t{label}" for sentence, label in zip(sentences, labels, strict=True))]
+        lines = [
+            "sentence\tlabel",
+            *(f"{sentence}\t{label}" for sentence, label in zip(sentences, labels, strict=True)),
+        ]
     return ("\n".join(lines) + "\n").encode("utf-8")
 
 

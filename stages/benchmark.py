@@ -63,7 +63,10 @@ def main() -> None:
     seconds = time_passes(models, inputs, params.passes, params.warmup)
     for name in names:
         results[name] |= summarize(seconds[name], seconds.get(teacher), len(sentences))
-    write_json(Path("metrics/speed.json"), {"sentences": len(sentences), "teacher": teacher, "models": results, "environment": describe()})
+    write_json(
+        Path("metrics/speed.json"),
+        {"sentences": len(sentences), "teacher": teacher, "models": results, "environment": describe()},
+    )
     parts = [f"{n} {r['parameters_encoder'] / 1e6:.1f} M, {r['sentences_per_second']} sentences/s, speed-up {r['speedup']}"
              for n, r in results.items()]  # fmt: skip
     print("metrics/speed.json: " + "; ".join(parts))

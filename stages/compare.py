@@ -63,8 +63,13 @@ def main() -> None:
     held_out = read_yaml(Path("params.yaml"))["selection"]["holdout"] > 0
     published = validate(Published, read_yaml(PUBLISHED), f"{PUBLISHED}:")
     split = "held out of train" if held_out else "validation"
-    runs = {model: {seed: read_run(model, seed, experiment.dataset, split) for seed in experiment.seeds} for model in experiment.models}
-    speed = read_json(Path("metrics/speed.json"), "Run `dvc repro -f -s benchmark`.") if Path("metrics/speed.json").exists() else None
+    runs = {
+        model: {seed: read_run(model, seed, experiment.dataset, split) for seed in experiment.seeds}
+        for model in experiment.models
+    }
+    speed = (
+        read_json(Path("metrics/speed.json"), "Run `dvc repro -f -s benchmark`.") if Path("metrics/speed.json").exists() else None
+    )
     accuracy = compare(experiment, params, split, runs, published)
     with output_directory(Path("report")) as out:
         (out / "comparison.md").write_text(markdown(accuracy, speed, published, params), encoding="utf-8")
@@ -99,7 +104,10 @@ def compare(
     """All of metrics/accuracy.json: accuracies in percent, rounded to 2 decimals, every requested run accounted for."""
     models = {}
     for model in experiment.models:
-        theirs = next((row for row in published.accuracy if (row.model, row.dataset, row.split) == (model, experiment.dataset, split)), None)
+        theirs = next(
+            (row for row in published.accuracy if (row.model, row.dataset, row.split) == (model, experiment.dataset, split)),
+            None,
+        )
         models[model] = summarize(runs[model], theirs)
     return {
         "dataset": experiment.dataset,
@@ -153,14 +161,30 @@ def markdown(accuracy: dict[str, Any], speed: dict[str, Any] | None, published: 
     """The report: what was measured beside what was published, validation and test set never in one table."""
     dataset, split, n = accuracy["dataset"], accuracy["split"], accuracy["sentences"]
     lines = [f"# {dataset}: measured and published", ""]
-    lines += [f"## Accuracy, {split} ({n} sentences)" if split != "validation" else f"## Accuracy on the validation set ({n} sentences)", ""]
+    lines += [
+        f"## Accuracy, {split} ({n} sentences)"
+        if split != "validation"
+        else f"## Accuracy on the validation set ({n} sentences)",
+        "",
+    ]
     rows = [["model", "accuracy, %", "how", "source"]]
     for name, model in accuracy["models"].items():
         if model["seeds_run"]:
             spread = f" ± {model['std']}" if model["std"] is not None else ""
             seeds = ", ".join(f"{seed}: {value}" for seed, value in model["by_seed"].items())
-            difference = f"; {model['difference']:+.2f} points against the published {model['published']['accuracy']}" if "difference" in model else ""
-            rows.append([f"**{name}**", f"**{model['median']}**{spread}", f"median of {model['seeds_run']} seed(s) ({seeds}){difference}", "this run"])
+            difference = (
+                f"; {model['difference']:+.2f} points against the published {model['published']['accuracy']}"
+                if "difference" in model
+                else ""
+            )
+            rows.append(
+                [
+                    f"**{name}**",
+                    f"**{model['median']}**{spread}",
+                    f"median of {model['seeds_run']} seed(s) ({seeds}){difference}",
+                    "this run",
+                ]
+            )
         else:
             rows.append([f"**{name}**", NOT_RUN, f"seeds {', '.join(model['by_seed'])}", "this run"])
     comparable = [row for row in published.accuracy if row.dataset == dataset]
@@ -168,10 +192,17 @@ def markdown(accuracy: dict[str, Any], speed: dict[str, Any] | None, published: 
     rows += [_published_row(row) for row in validation]
     lines += [*_table(rows), ""]
     if not validation:
-        why = "a part of train that was held out is not what anybody published on" if split != "validation" else f"nobody published on {dataset}"
+        why = (
+            "a part of train that was held out is not what anybody published on"
+            if split != "validation"
+            else f"nobody published on {dataset}"
+        )
         lines += [f"No published numbers beside these: {why}.", ""]
     kept = accuracy["retention"]
-    lines += [f"{kept['student']} keeps {_percent(kept['measured'])} of {kept['teacher']}'s accuracy (published: {_percent(kept['published'])}).", ""]
+    lines += [
+        f"{kept['student']} keeps {_percent(kept['measured'])} of {kept['teacher']}'s accuracy (published: {_percent(kept['published'])}).",
+        "",
+    ]
     if test := [row for row in comparable if row.split == "test"] if split == "validation" else []:
         lines += ["## Accuracy on the test set, published only", "",
                   "GLUE keeps these labels, so nothing here is measured by us. Not comparable with the table above.", ""]  # fmt: skip
@@ -183,7 +214,18 @@ def markdown(accuracy: dict[str, Any], speed: dict[str, Any] | None, published: 
 
 def _speed_table(speed: dict[str, Any], table3: Table3, teacher: str) -> list[str]:
     """Parameters, bytes and latency at batch size 1, measured, beside the article's Table 3 where it has the model."""
-    rows = [["model", "parameters, M", "article", "MB on disk", "s a pass", "sentences/s", f"speed-up over {teacher}", "article"]]
+    rows = [
+        [
+            "model",
+            "parameters, M",
+            "article",
+            "MB on disk",
+            "s a pass",
+            "sentences/s",
+            f"speed-up over {teacher}",
+            "article",
+        ]
+    ]
     for name, model in speed["models"].items():
         theirs = f"{table3.seconds[teacher] / table3.seconds[name]:.2f}" if {name, teacher} <= table3.seconds.keys() else "-"
         rows.append([

@@ -6,8 +6,6 @@ Killed? Run it again: it goes on from its last complete checkpoint and ends with
 """
 
 import argparse
-import contextlib
-import fcntl
 import hashlib
 import json
 import math
@@ -20,12 +18,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from reproduce import batches
+from reproduce.batches import collate, length_grouped_order, padding_share
+from reproduce.checkpoints import check_disk, exclusive, mark_complete, newest_checkpoint
 from reproduce.environment import describe
 from reproduce.params import PARAMS, Section, read_section, read_yaml, validate
 from reproduce.stage import UserError, go_offline, output_directory, run_stage, write_json
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -61,16 +61,22 @@ def main() -> None:
     every = read_section("checkpoints", Checkpoints).every
     tokenizer_dir, weights_dir = Path("models/tokenizers") / model, Path("models/weights") / model
     data = Path("data/tokenized") / model / "train.parquet"
-    for path, producer in ((weights_dir / "model.safetensors", "download_weights"), (tokenizer_dir / "config.json", "download_tokenizer"),
-                           (data, "tokenize")):  # fmt: skip
+    inputs = {
+        "tokenize": data,
+        "download_weights": weights_dir / "model.safetensors",
+        "download_tokenizer": tokenizer_dir / "config.json",
+    }
+    for producer, path in inputs.items():
         if not path.is_file():
             raise UserError(f"{path} is missing. Run `dvc repro {producer}@{model}`, which makes it.")
     go_offline()
+    # One GPU a run: given several, the Trainer would split over all of them and multiply the batch size.
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     device, precision, reason = choose_precision(params.precision)
     print(f"finetune {model}, seed {seed}: {precision} on {device}, because {reason}", flush=True)
 
     run = f"{model}-{seed}"
-    key = identity(params, seed, precision, [data, weights_dir / "model.safetensors", tokenizer_dir / "config.json"])
+    key = identity(params, seed, precision, list(inputs.values()))
     checkpoints = Path(os.environ.get("DVC_ROOT", ".")) / "checkpoints" / f"{run}-{key[:12]}"
     model_dir, curve_dir = Path("models/finetuned") / run, Path("plots/curves") / run
     with exclusive(checkpoints):
@@ -91,7 +97,9 @@ def read_finetune(model: str, path: Path = PARAMS) -> Finetune:
     """Section `finetune` with the overrides of `model` laid over it."""
     overrides = read_yaml(path).get("overrides")
     if not isinstance(overrides, dict) or not isinstance(overrides.get(model), dict):
-        raise UserError(f"{path}: overrides.{model} is missing. Add `{model}: {{}}` under overrides if there is nothing to override.")
+        raise UserError(
+            f"{path}: overrides.{model} is missing. Add `{model}: {{}}` under overrides if there is nothing to override."
+        )
     base = read_yaml(path).get("finetune")
     if not isinstance(base, dict):
         raise UserError(f"{path}: section finetune is missing. Add it; the default file is in git.")
@@ -119,7 +127,8 @@ def choose_precision(wanted: str) -> tuple[str, Precision, str]:
         can = torch.cpu.get_capabilities()
         has_bf16 = any(can.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
         native, device = "bf16" if has_bf16 else "fp32", "cpu"
-        why = "there is no CUDA GPU, and this processor has " + ("" if has_bf16 else "no ") + "native bf16 (AVX512-BF16, AMX or Arm BF16)"
+        owns = "native bf16" if has_bf16 else "no native bf16"
+        why = f"there is no CUDA GPU, and this processor has {owns} (AVX512-BF16, AMX or Arm BF16)"
     if wanted == "auto":
         return device, native, why
     if wanted == "fp16" and device == "cpu":
@@ -133,34 +142,12 @@ def identity(params: Finetune, seed: int, precision: str, inputs: Sequence[Path]
     import transformers
 
     digests = {}
-    for path in [*inputs, Path(__file__)]:
+    for path in [*inputs, Path(__file__), Path(batches.__file__)]:
         with path.open("rb") as file:
             digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     software = [torch.__version__, transformers.__version__, torch.get_num_threads()]
     facts = [params.model_dump(), seed, precision, digests, software]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def exclusive(checkpoints: Path) -> Iterator[None]:
-    """Hold this run for one process. The kernel frees the lock when the process ends, however it ends.
-
-    Killing dvc leaves its trainer alive; without the lock a second `dvc repro` would train beside it.
-    """
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    with checkpoints.with_name(checkpoints.name + ".lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            raise UserError(
-                f"{checkpoints} is in use by process {lock.read().strip() or 'unknown'}, which trains the same run. "
-                "Wait until it ends, or kill it, and run again: training goes on from its last checkpoint."
-            ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield  # the file stays: removing it would let a third process lock a new one beside a second that waits
 
 
 def load_pretrained(weights_dir: Path, tokenizer_dir: Path, label_names: Sequence[str], **extra: Any) -> "PreTrainedModel":
@@ -174,68 +161,6 @@ def load_pretrained(weights_dir: Path, tokenizer_dir: Path, label_names: Sequenc
     return AutoModelForSequenceClassification.from_pretrained(  # type: ignore[no-any-return]
         str(weights_dir), config=config, local_files_only=True, use_safetensors=True, **extra
     )
-
-
-def length_grouped_order(lengths: "torch.Tensor", batch_size: int, seed: int, epoch: int, pool: int = 50) -> list[int]:
-    """An order of the examples whose consecutive batches hold sentences of near lengths, drawn anew every epoch.
-
-    All examples are shuffled, cut into pools of `pool` batches, each pool is sorted by length and cut into batches, and the
-    batches are shuffled. Which sentences meet is random, when a length comes is random, and little is left to pad.
-
-    Args:
-        lengths: int64 tensor of shape (n,), tokens a sentence.
-
-    Returns:
-        The n indices; batch k is [k * batch_size : (k + 1) * batch_size]. An incomplete batch comes last.
-    """
-    import torch
-
-    # One generator an epoch, not torch's global one: resuming in epoch 2 must draw what an undisturbed run drew.
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    shuffled = torch.randperm(len(lengths), generator=generator)
-    batches: list[torch.Tensor] = []
-    for some in shuffled.split(pool * batch_size):
-        batches.extend(some[lengths[some].argsort(stable=True)].split(batch_size))
-    last = [batches.pop()] if len(batches[-1]) < batch_size else []
-    order = torch.randperm(len(batches), generator=generator).tolist()
-    return torch.cat([batches[i] for i in order] + last).tolist()  # type: ignore[no-any-return]
-
-
-def padding_share(lengths: "torch.Tensor", order: Sequence[int], batch_size: int) -> float:
-    """The share of padding among all tokens that an epoch in this order computes (0 .. 1)."""
-    import torch
-
-    batches = lengths[torch.tensor(order)].split(batch_size)
-    computed = sum(int(batch.max()) * len(batch) for batch in batches)
-    return 1 - int(lengths.sum()) / computed
-
-
-def newest_checkpoint(checkpoints: Path) -> Path | None:
-    """The newest complete checkpoint; half-written ones (no marker, or a file of another size) are named and passed over."""
-    found = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
-    for path in found:
-        try:
-            sizes = json.loads((path / "complete.json").read_text())
-            if all((path / name).stat().st_size == size for name, size in sizes.items()):
-                return path
-        except (OSError, ValueError):
-            pass
-        print(f"warning: {path} is not complete; passed over for the one before", flush=True)
-        shutil.rmtree(path)
-    return None
-
-
-def check_disk(model: "PreTrainedModel", checkpoints: Path, model_out: Path) -> None:
-    """`UserError` before training if the disk cannot hold what will be written.
-
-    At the worst moment there are three checkpoints (weights and two AdamW moments, 4 bytes each) or two and the model.
-    """
-    weights = sum(parameter.numel() for parameter in model.parameters()) * 4
-    for place, needed in ((checkpoints, 3 * 3 * weights), (model_out, weights)):
-        free = shutil.disk_usage(place).free
-        if free < needed:
-            raise UserError(f"not enough disk: {place} needs {needed / 1e9:.1f} GB for checkpoints and the model, {free / 1e9:.1f} GB are "
-                            "free. Free some space (`dvc gc -w` drops cached results that no params.yaml here needs) and run again.")  # fmt: skip
 
 
 def train(
@@ -258,7 +183,6 @@ def train(
     import pyarrow.parquet
     import torch
     from datasets import Features
-    from torch.nn.utils.rnn import pad_sequence
     from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
     from transformers.utils import logging
 
@@ -271,6 +195,12 @@ def train(
     ]
     lengths = torch.tensor([len(example["input_ids"]) for example in examples])
     cuda = torch.cuda.is_available()
+    steps = math.ceil(len(examples) / params.batch_size) * params.epochs
+    if params.warmup_steps >= steps:
+        raise UserError(
+            f"params.yaml: finetune.warmup_steps {params.warmup_steps} is not less than the {steps} steps of the whole training "
+            f"({len(examples)} sentences, batch size {params.batch_size}, {params.epochs} epochs). Use fewer."
+        )
 
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
@@ -280,15 +210,6 @@ def train(
     model = load_pretrained(weights_dir, tokenizer_dir, label_names, **attention)
     check_disk(model, checkpoints, model_out)
     pad_id = model.config.pad_token_id or 0
-
-    def collate(batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Pad to the longest of the batch: input_ids and attention_mask (n, longest) int64, labels (n,) int64."""
-        ids = [example["input_ids"].long() for example in batch]
-        return {
-            "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad_id),
-            "attention_mask": pad_sequence([torch.ones_like(i) for i in ids], batch_first=True),
-            "labels": torch.tensor([example["labels"] for example in batch]),
-        }
 
     class Sampler(torch.utils.data.Sampler[int]):
         """`length_grouped_order` of the epoch that the Trainer announces."""
@@ -318,6 +239,13 @@ def train(
             self.bad_step = torch.where((bad == 0) & ~loss.isfinite(), self.state.global_step + 1, bad)
             return loss
 
+        def stop_if_broken(self) -> None:
+            if step := int(self.bad_step):
+                raise UserError(
+                    f"the loss is not a finite number at step {step} (learning rate {params.learning_rate}, {precision}). "
+                    "Use a smaller finetune.learning_rate, or precision fp32; nothing was written."
+                )
+
     class Watch(TrainerCallback):  # type: ignore[misc]
         """The training curve, the alarm for a broken loss, and the marker that makes a checkpoint complete."""
 
@@ -326,17 +254,11 @@ def train(
                 self.point(entry)
 
         def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if step := int(trainer.bad_step):
-                raise UserError(
-                    f"the loss is not a finite number at step {step}. Use a smaller finetune.learning_rate"
-                    + (", or precision fp32" if precision == "fp16" else "") + "; nothing was written."
-                )  # fmt: skip
+            trainer.stop_if_broken()
             self.point(state.log_history[-1])
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            path = checkpoints / f"checkpoint-{state.global_step}"
-            sizes = {file.name: file.stat().st_size for file in path.iterdir()}
-            write_json(path / "complete.json", sizes)
+            mark_complete(checkpoints / f"checkpoint-{state.global_step}")
 
         def point(self, entry: dict[str, Any]) -> None:
             if "loss" in entry:  # the Trainer's closing summary has none
@@ -351,12 +273,6 @@ def train(
             if self.training_bar is not None and "loss" in (logs or {}):
                 self.training_bar.set_postfix_str(f"loss {float(logs['loss']):.4f}", refresh=False)
 
-    steps = math.ceil(len(examples) / params.batch_size) * params.epochs
-    if params.warmup_steps >= steps:
-        raise UserError(
-            f"params.yaml: finetune.warmup_steps {params.warmup_steps} is not less than the {steps} steps of the whole training "
-            f"({len(examples)} sentences, batch size {params.batch_size}, {params.epochs} epochs). Use fewer."
-        )
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         seed=seed,
@@ -387,31 +303,40 @@ def train(
         print(f"going on from {resume.name}", flush=True)
     started = time.monotonic()
     live = _live(curve_out)
-    trainer = LengthGroupedTrainer(model=model, args=arguments, train_dataset=examples, data_collator=collate, callbacks=[Watch()])
+    trainer = LengthGroupedTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=examples,
+        data_collator=lambda batch: collate(batch, pad_id),
+        callbacks=[Watch()],
+    )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Progress())
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except OSError as error:
-        raise UserError(f"writing under {checkpoints} failed: {error}. Make room and run again: training goes on from the last checkpoint.") from error
-    Watch().on_log(arguments, trainer.state, None) if int(trainer.bad_step) else None
+        raise UserError(
+            f"writing under {checkpoints} failed: {error}. Make room and run again: training goes on from the last checkpoint."
+        ) from error
+    trainer.stop_if_broken()  # the steps after the last log
     model.save_pretrained(str(model_out))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     order = length_grouped_order(lengths, params.batch_size, seed, 0)
+    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # bytes
     return {
         "steps": trainer.state.global_step,
         "resumed_at_step": int(resume.name.split("-")[1]) if resume else 0,
         "seconds": round(time.monotonic() - started, 1),
         "last_loss": round(float(losses[-1]), 4) if losses else math.nan,
         "padding": round(padding_share(lengths, order, params.batch_size), 4),
-        "peak_memory_mb": round((torch.cuda.max_memory_allocated() / 2**20) if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "deterministic_algorithms": True,
-    }  # fmt: skip
+        "peak_memory_mb": round(peak / 2**20),
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+    }
 
 
 def _live(directory: Path) -> Any:
     """DVCLive as a writer of TSV files and nothing else: no experiment, no dvc.yaml, no report."""
-    from dvclive import Live
+    from dvclive.live import Live
 
     return Live(dir=str(directory), resume=False, report=None, save_dvc_exp=False, dvcyaml=None)
 

@@ -56,11 +56,15 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerFast":
 
     if not (directory / "tokenizer.json").is_file():
         raise UserError(f"{directory} has no tokenizer.json. Run `dvc repro download_tokenizer`.")
-    return AutoTokenizer.from_pretrained(str(directory), local_files_only=True)  # type: ignore[no-any-return]
+    return AutoTokenizer.from_pretrained(str(directory), local_files_only=True)  # type: ignore[no-any-return,return-value]
 
 
 def tokenize_split(
-    tokenizer: "PreTrainedTokenizerFast", sentences: list[str], labels: list[int], label_names: list[str], max_length: int
+    tokenizer: "PreTrainedTokenizerFast",
+    sentences: list[str],
+    labels: list[int],
+    label_names: list[str],
+    max_length: int,
 ) -> "Dataset":
     """Tokenise one split in order.
 

@@ -1,0 +1,61 @@
+"""Training batches: sentences of near lengths together, drawn anew every epoch, padded to the longest of the batch."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+def length_grouped_order(lengths: "torch.Tensor", batch_size: int, seed: int, epoch: int, pool: int = 50) -> list[int]:
+    """An order of the examples whose consecutive batches hold sentences of near lengths, drawn anew every epoch.
+
+    All examples are shuffled, cut into pools of `pool` batches, each pool is sorted by length and cut into batches, and the
+    batches are shuffled. Which sentences meet is random, when a length comes is random, and little is left to pad.
+
+    Args:
+        lengths: int64 tensor of shape (n,), tokens a sentence.
+
+    Returns:
+        The n indices; batch k is [k * batch_size : (k + 1) * batch_size]. An incomplete batch comes last.
+    """
+    import torch
+
+    # One generator an epoch, not torch's global one: resuming in epoch 2 must draw what an undisturbed run drew.
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    shuffled = torch.randperm(len(lengths), generator=generator)
+    batches: list[torch.Tensor] = []
+    for some in shuffled.split(pool * batch_size):
+        batches.extend(some[lengths[some].argsort(stable=True)].split(batch_size))
+    last = [batches.pop()] if len(batches[-1]) < batch_size else []
+    order = torch.randperm(len(batches), generator=generator).tolist()
+    return torch.cat([batches[i] for i in order] + last).tolist()  # type: ignore[no-any-return]
+
+
+def padding_share(lengths: "torch.Tensor", order: Sequence[int], batch_size: int) -> float:
+    """The share of padding among all tokens that an epoch in this order computes (0 .. 1)."""
+    import torch
+
+    batches = lengths[torch.tensor(order)].split(batch_size)
+    computed = sum(int(batch.max()) * len(batch) for batch in batches)
+    return 1 - int(lengths.sum()) / computed
+
+
+def collate(examples: Sequence[dict[str, Any]], pad_id: int) -> "dict[str, torch.Tensor]":
+    """Pad a batch to its longest sentence.
+
+    Args:
+        examples: n dicts of `input_ids` (int tensor of shape (length,)) and `labels` (int).
+
+    Returns:
+        input_ids and attention_mask, int64 tensors of shape (n, longest), and labels, int64 of shape (n,).
+    """
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    ids = [example["input_ids"].long() for example in examples]
+    return {
+        "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad_id),
+        "attention_mask": pad_sequence([torch.ones_like(i) for i in ids], batch_first=True),
+        "labels": torch.tensor([example["labels"] for example in examples]),
+    }

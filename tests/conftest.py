@@ -1,0 +1,210 @@
+"""Fixtures: a tiny random BERT with a real WordPiece tokenizer, and a temporary repository around the real dvc.yaml."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+
+# Imported by every Python that the tests start in a repository: whoever asks for a network address is stopped at once.
+NO_NETWORK = """
+import os, socket, sys
+def _audit(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto") and (
+        event == "socket.getaddrinfo" or arguments[0].family != socket.AF_UNIX
+    ):
+        sys.stderr.write(f"NETWORK: {event} {arguments!r} by {sys.argv}\\n")
+        sys.stderr.flush()
+        os._exit(97)
+sys.addaudithook(_audit)
+"""
+
+
+def pin(path: Path) -> dict[str, Any]:
+    """Bytes and sha256 of a file, as the catalog writes them."""
+    data = path.read_bytes()
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def load_yaml(path: Path) -> Any:
+    return YAML(typ="rt").load(path.read_text(encoding="utf-8"))
+
+
+def dump_yaml(path: Path, data: Any) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        YAML(typ="rt").dump(data, file)
+
+
+def pocket_lines(split: str, count: int) -> list[str]:
+    return (ROOT / "data/pocket" / f"{split}.tsv").read_text(encoding="utf-8").splitlines()[1 : count + 1]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random 2-layer BERT of width 32 and a fast tokenizer whose words are those of the toy data."""
+    import torch
+    from tokenizers.implementations import BertWordPieceTokenizer
+    from transformers import BertConfig, BertForMaskedLM
+
+    folder = tmp_path_factory.mktemp("tiny")
+    text = " ".join(pocket_lines("train", 96)).lower()
+    words = sorted(set(re.findall(r"[a-z]+", text)))
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters), *".,;:'!?-"]
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys([*pieces, *words]))}
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    BertWordPieceTokenizer(vocabulary, lowercase=True).save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True, "model_max_length": 128}))
+    config = BertConfig(
+        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=128,
+    )  # fmt: skip
+    torch.manual_seed(7)
+    BertForMaskedLM(config).save_pretrained(folder)
+    return folder
+
+
+@dataclass
+class Repository:
+    """A temporary repository with the real pipeline, code and settings, but tiny inputs."""
+
+    path: Path
+    env: dict[str, str] = field(repr=False)
+
+    def run(self, *command: str, ok: bool = True, **env: str) -> "subprocess.CompletedProcess[str]":
+        done = subprocess.run(command, cwd=self.path, env={**self.env, **env}, capture_output=True, text=True, timeout=500)
+        assert "NETWORK" not in done.stderr, done.stderr
+        if ok:
+            assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done
+
+    def stage(self, name: str, *arguments: str, ok: bool = True, **env: str) -> "subprocess.CompletedProcess[str]":
+        return self.run(sys.executable, "-m", f"stages.{name}", *arguments, ok=ok, **env)
+
+    def repro(self, *arguments: str) -> list[str]:
+        """Run `dvc repro` and return the names of the stages that really ran, in order."""
+        return re.findall(r"Running stage '([^']+)'", self.run("dvc", "repro", *arguments).stdout)
+
+    def refused(self, stage: str, *arguments: str, **env: str) -> str:
+        """Run a stage that must refuse its input: exit code 1, one message, nothing left. Returns the message."""
+        before = set(self.path.rglob("*.partial"))
+        done = self.stage(stage, *arguments, ok=False, **env)
+        assert done.returncode == 1, (done.returncode, done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr, done.stderr
+        assert done.stderr.count("error: ") == 1, done.stderr
+        assert set(self.path.rglob("*.partial")) == before, "a half-written output was left"
+        return done.stderr.split("error: ", 1)[1].strip()
+
+    def edit(self, file: str, change: Callable[[Any], None]) -> None:
+        data = load_yaml(self.path / file)
+        change(data)
+        dump_yaml(self.path / file, data)
+
+    def json(self, file: str) -> Any:
+        return json.loads((self.path / file).read_text(encoding="utf-8"))
+
+
+def make_repository(path: Path, tiny_model: Path, commit: bool = True) -> Repository:
+    """Copy the project's files (not its results) to `path`, point catalog and params to the tiny inputs, commit."""
+    files = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    for name in files:
+        if name.split("/")[0] in ("metrics", "environment", "dvc.lock", "tests", "benchmarks") or not (ROOT / name).is_file():
+            continue
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, path / name)
+
+    toy = path / "data/toy"
+    toy.mkdir()
+    splits = {}
+    for split, count in (("train", 96), ("validation", 24)):
+        (toy / f"{split}.tsv").write_text("\n".join(["sentence\tlabel", *pocket_lines(split, count)]) + "\n", encoding="utf-8")
+        splits[split] = {"file": f"{split}.tsv", "rows": count, **pin(toy / f"{split}.tsv")}
+    model = {
+        "sources": [{"folder": str(tiny_model)}],
+        "tokenizer": {name: pin(tiny_model / name) for name in MODEL_FILES},
+        "weights": {"model.safetensors": pin(tiny_model / "model.safetensors")},
+    }
+
+    def catalog(data: Any) -> None:
+        data["datasets"]["toy"] = {"sources": [{"folder": "data/toy"}], "labels": ["NEGATIVE", "POSITIVE"], **splits}
+        data["models"]["tiny"] = model
+        data["models"]["other"] = model
+
+    def params(data: Any) -> None:
+        data.update(dataset="toy", models=["tiny"], seeds=[1])
+        data["overrides"].update(tiny={}, other={})
+        data["finetune"].update(learning_rate=1e-3, batch_size=8, epochs=2, warmup_steps=2, log_every=2)
+        data["checkpoints"]["every"] = 4
+        data["benchmark"].update(passes=1, warmup=1)
+        data["compare"].update(teacher="other", student="tiny")
+
+    home = path.parent / "home"
+    (home / "site").mkdir(parents=True, exist_ok=True)
+    (home / "site/sitecustomize.py").write_text(NO_NETWORK)
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "DVC_", "HUB_MIRROR", "GIT_"))}
+    env |= {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}",
+        "PYTHONPATH": str(home / "site"),
+        "HF_HOME": str(home / "hf"),
+        "DVC_NO_ANALYTICS": "1",
+        "DVC_GLOBAL_CONFIG_DIR": str(home / "dvc-global"),
+        "DVC_SYSTEM_CONFIG_DIR": str(home / "dvc-system"),
+        "DVC_SITE_CACHE_DIR": str(home / "dvc-site-cache"),
+        "GIT_CONFIG_GLOBAL": str(home / "gitconfig"),
+    }
+    (home / "gitconfig").write_text("[user]\n\tname = Test\n\temail = test@example.org\n[init]\n\tdefaultBranch = main\n")
+    repository = Repository(path, env)
+    repository.edit("catalog.yaml", catalog)
+    repository.edit("params.yaml", params)
+    repository.run("git", "init", "-q")
+    if commit:
+        repository.run("git", "add", "-A")
+        repository.run("git", "commit", "-qm", "start")
+    return repository
+
+
+@pytest.fixture
+def repository(tmp_path: Path, tiny_model: Path) -> Repository:
+    """A fresh temporary repository in which nothing has run."""
+    return make_repository(tmp_path / "repository", tiny_model)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Repository:
+    """A repository whose whole pipeline has run once. Tests copy it, or leave it as it is."""
+    repository = make_repository(tmp_path_factory.mktemp("finished") / "repository", tiny_model)
+    ran = repository.repro()
+    assert ran, "nothing ran"
+    repository.run("git", "add", "-A")
+    repository.run("git", "commit", "-qm", "results")
+    return repository
+
+
+@pytest.fixture
+def copy(finished: Repository, tmp_path: Path) -> Repository:
+    """A copy of the finished repository that a test may change."""
+    shutil.copytree(finished.path, tmp_path / "copy", symlinks=True)
+    return Repository(tmp_path / "copy", finished.env)
+
+
+@pytest.fixture(scope="session")
+def mirror() -> Path:
+    """The folder with the real SST-2 files; the test is skipped where there is none."""
+    for place in (os.environ.get("HUB_MIRROR"), ROOT.parent / "shared/hub-mirror"):
+        if place and (Path(place) / "datasets/nyu-mll/glue/sst2/train-00000-of-00001.parquet").is_file():
+            return Path(place)
+    pytest.skip("no folder with the real SST-2 files: set HUB_MIRROR to one laid out like the Hub")

@@ -1,0 +1,222 @@
+"""Fine-tuning: the order of batches, precision, golden losses, kill and resume, NaN, disk, locks."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from conftest import Repository
+from reproduce import checkpoints
+from reproduce.batches import collate, length_grouped_order, padding_share
+from reproduce.stage import UserError
+from stages import finetune
+
+MODEL, CURVE = Path("models/finetuned/tiny-1"), Path("plots/curves/tiny-1")
+
+
+def digest(folder: Path) -> dict[str, str]:
+    """sha256 of every file below `folder`."""
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def test_every_epoch_is_a_new_permutation_with_an_incomplete_batch_last() -> None:
+    lengths = torch.randint(3, 60, (1001,), generator=torch.Generator().manual_seed(0))
+    first, again = length_grouped_order(lengths, 8, seed=1, epoch=0), length_grouped_order(lengths, 8, seed=1, epoch=0)
+    assert sorted(first) == list(range(1001))
+    assert first == again
+    for other in (length_grouped_order(lengths, 8, seed=1, epoch=1), length_grouped_order(lengths, 8, seed=2, epoch=0)):
+        assert sorted(other) == list(range(1001)) and other != first
+    # 1001 = 125 batches of 8 and one sentence: within each full batch lengths are near, and the single one is at the end.
+    spread = [int(b.max() - b.min()) for b in lengths[torch.tensor(first)].split(8)]
+    assert len(spread) == 126 and sorted(spread)[63] <= 3
+
+
+def test_batches_come_in_no_order_of_length() -> None:
+    lengths = torch.randint(3, 60, (4000,), generator=torch.Generator().manual_seed(0))
+    means = torch.stack([b.float().mean() for b in lengths[torch.tensor(length_grouped_order(lengths, 8, 1, 0))].split(8)])
+    position = torch.arange(len(means)).float()
+    assert abs(torch.corrcoef(torch.stack([means, position]))[0, 1]) < 0.1
+    assert abs(torch.corrcoef(torch.stack([means[1:], means[:-1]]))[0, 1]) < 0.1  # nor do neighbours look alike
+
+
+def test_padding_share_counts_computed_tokens() -> None:
+    lengths = torch.tensor([2, 4, 3, 3])
+    assert padding_share(lengths, [0, 1, 2, 3], 2) == pytest.approx(1 - 12 / 14)  # 2 x 4 + 2 x 3 computed, 12 real
+    assert padding_share(lengths, [0, 1, 2, 3], 1) == 0
+
+
+def test_collate_pads_to_the_longest_of_the_batch() -> None:
+    batch = collate(
+        [{"input_ids": torch.tensor([5, 6, 7]), "labels": 1}, {"input_ids": torch.tensor([8]), "labels": 0}], pad_id=9
+    )
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 9]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch["labels"].tolist() == [1, 0]
+    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+
+
+@pytest.mark.parametrize(
+    ("capability", "features", "expected"),
+    [((9, 0), {}, "bf16"), ((8, 0), {}, "bf16"), ((7, 5), {}, "fp16"),  # H100, A100, T4
+     (None, {"avx512_bf16": True}, "bf16"), (None, {"amx_bf16": True}, "bf16"), (None, {"avx512_f": True}, "fp32")],
+)  # fmt: skip
+def test_auto_precision_follows_the_hardware(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] | None, features: dict[str, bool], expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "some GPU")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+    device, precision, reason = finetune.choose_precision("auto")
+    assert (device, precision) == ("cuda" if capability else "cpu", expected)
+    assert "bf16" in reason
+    assert finetune.choose_precision("fp32")[1] == "fp32"
+    if capability is None:
+        with pytest.raises(UserError, match="fp16 needs a CUDA GPU"):
+            finetune.choose_precision("fp16")
+
+
+def test_golden_losses_of_a_tiny_run(finished: Repository) -> None:
+    """Two epochs of 12 steps. Tolerance: the sums' order differs between processors, the training does not."""
+    rows = (finished.path / CURVE / "plots/metrics/loss.tsv").read_text().split("\n")
+    assert rows[0] == "step\tloss"
+    losses = {int(step): float(loss) for step, loss in (row.split("\t") for row in rows[1:] if row)}
+    assert list(losses) == list(range(2, 25, 2))
+    golden = GOLDEN
+    assert [losses[step] for step in golden] == pytest.approx(list(golden.values()), abs=2e-3)
+    rates = [
+        float(row.split("\t")[1])
+        for row in (finished.path / CURVE / "plots/metrics/learning_rate.tsv").read_text().splitlines()[1:]
+    ]
+    # The rate of step s (from 1): warm-up over 2 steps to 1e-3, then linear to 0 at step 24.
+    assert rates == pytest.approx([1e-3 * (s - 1) / 2 if s <= 3 else 1e-3 * (25 - s) / 22 for s in range(2, 25, 2)])
+
+
+GOLDEN: dict[int, float] = {}
+
+
+def test_the_model_directory_loads_as_a_pipeline(finished: Repository) -> None:
+    from transformers import pipeline
+
+    classify = pipeline("text-classification", model=str(finished.path / MODEL), device="cpu")
+    answer = classify("A gripping film.")[0]
+    assert answer["label"] in ("NEGATIVE", "POSITIVE") and 0.5 <= answer["score"] <= 1
+    assert classify.model.config.id2label == {0: "NEGATIVE", 1: "POSITIVE"}
+
+
+def test_what_it_ran_on_is_recorded(finished: Repository) -> None:
+    facts = finished.json("environment/tiny-1.json")
+    assert (
+        facts["precision"] in ("fp32", "bf16", "fp16")
+        and facts["steps"] == 24
+        and facts["packages"]["torch"] == torch.__version__
+    )
+    assert str(Path.home()) not in json.dumps(facts)
+
+
+def test_kill_and_resume_gives_the_same_bytes(copy: Repository) -> None:
+    """`kill -9` after a checkpoint of the second epoch; the second run goes on from it and ends with equal files."""
+    expected = digest(copy.path / MODEL), digest(copy.path / CURVE)
+    command = [sys.executable, "-m", "stages.finetune", "--model", "tiny", "--seed", "1"]
+    # The killed process waits for its killer right after the marker of checkpoint-16 is written.
+    killer = copy.path.parent / "site"
+    killer.mkdir()
+    (killer / "sitecustomize.py").write_text(
+        "import reproduce.checkpoints as c, time\n_mark = c.mark_complete\n"
+        "def mark(path):\n    _mark(path)\n    if path.name == 'checkpoint-16':\n        time.sleep(600)\n"
+        "c.mark_complete = mark\n"
+    )
+    env = {**copy.env, "PYTHONPATH": f"{killer}{os.pathsep}{copy.path}"}
+    process = subprocess.Popen(command, cwd=copy.path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(copy.path.glob("checkpoints/*/checkpoint-16/complete.json")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        assert "is in use by process" in copy.refused("finetune", "--model", "tiny", "--seed", "1")
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    # Outputs of the first, undisturbed run stay until the new ones are complete.
+    assert digest(copy.path / MODEL) == expected[0]
+    # A checkpoint that was cut short is passed over for the one before.
+    done = copy.stage("finetune", "--model", "tiny", "--seed", "1")
+    assert "going on from checkpoint-16" in done.stdout
+    assert (digest(copy.path / MODEL), digest(copy.path / CURVE)) == expected
+    assert not list(copy.path.glob("checkpoints/*/checkpoint-*")), "checkpoints of a finished run are removed"
+
+
+def test_a_cut_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for step in (4, 8, 12):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "model.safetensors").write_bytes(b"x" * 100)
+        if step != 12:  # killed before the marker
+            checkpoints.mark_complete(tmp_path / f"checkpoint-{step}")
+    (tmp_path / "checkpoint-8" / "model.safetensors").write_bytes(b"x" * 99)
+    assert checkpoints.newest_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
+    assert capsys.readouterr().out.count("passed over") == 2
+    assert checkpoints.newest_checkpoint(tmp_path / "nothing") is None
+
+
+def test_other_params_or_data_never_share_a_checkpoint(tmp_path: Path) -> None:
+    base = {"learning_rate": 1e-3, "batch_size": 8, "epochs": 1, "warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": 1.0,
+            "precision": "auto", "log_every": 1}  # fmt: skip
+    data = tmp_path / "train.parquet"
+    data.write_bytes(b"one")
+    key = finetune.identity(finetune.Finetune(**base), 1, "fp32", [data])
+    assert key == finetune.identity(finetune.Finetune(**base), 1, "fp32", [data])
+    others = [finetune.identity(finetune.Finetune(**{**base, "epochs": 2}), 1, "fp32", [data]),
+              finetune.identity(finetune.Finetune(**base), 2, "fp32", [data]),
+              finetune.identity(finetune.Finetune(**base), 1, "bf16", [data])]  # fmt: skip
+    data.write_bytes(b"two")
+    others.append(finetune.identity(finetune.Finetune(**base), 1, "fp32", [data]))
+    assert len({key, *others}) == 5
+
+
+def test_a_loss_that_becomes_nan_stops_with_the_step(copy: Repository) -> None:
+    """Weights that overflow: the first forward pass is already not finite, and the message says so."""
+    from safetensors.torch import load_file, save_file
+
+    weights = copy.path / "models/weights/tiny/model.safetensors"
+    tensors = load_file(weights)
+    weights.chmod(0o644)
+    weights.unlink()  # DVC links it to its cache
+    save_file({name: tensor * float("inf") if "word_embeddings" in name else tensor for name, tensor in tensors.items()},
+              weights, metadata={"format": "pt"})  # fmt: skip
+    before = digest(copy.path / MODEL)
+    message = copy.refused("finetune", "--model", "tiny", "--seed", "1")
+    assert message.startswith("the loss is not a finite number at step 1 ")
+    assert digest(copy.path / MODEL) == before
+
+
+def test_not_enough_disk_is_found_before_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model = torch.nn.Linear(1000, 1000)  # 1,001,000 parameters: 12.0 MB a checkpoint, 36.0 MB for three
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda place: SimpleNamespace(free=30_000_000))
+    with pytest.raises(UserError, match=r"not enough disk: .* needs 0\.0 GB"):
+        checkpoints.check_disk(model, tmp_path, tmp_path)  # type: ignore[arg-type]
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda place: SimpleNamespace(free=37_000_000))
+    checkpoints.check_disk(model, tmp_path, tmp_path)  # type: ignore[arg-type]
+
+
+def test_a_pretrained_directory_without_weights(copy: Repository) -> None:
+    (copy.path / "models/weights/tiny/model.safetensors").unlink()
+    message = copy.refused("finetune", "--model", "tiny", "--seed", "1")
+    assert message == ("models/weights/tiny/model.safetensors is missing. "
+                       "Run `dvc repro download_weights@tiny`, which makes it.")  # fmt: skip
+
+
+def test_warmup_longer_than_training(copy: Repository) -> None:
+    copy.edit("params.yaml", lambda p: p["finetune"].update(warmup_steps=24))
+    assert "finetune.warmup_steps 24 is not less than the 24 steps" in copy.refused("finetune", "--model", "tiny", "--seed", "1")
