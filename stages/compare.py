@@ -159,94 +159,67 @@ def retention(models: dict[str, dict[str, Any]], params: Compare) -> dict[str, A
 
 def markdown(accuracy: dict[str, Any], speed: dict[str, Any] | None, published: Published, params: Compare) -> str:
     """The report: what was measured beside what was published, validation and test set never in one table."""
-    dataset, split, n = accuracy["dataset"], accuracy["split"], accuracy["sentences"]
-    lines = [f"# {dataset}: measured and published", ""]
-    lines += [
-        f"## Accuracy, {split} ({n} sentences)"
-        if split != "validation"
-        else f"## Accuracy on the validation set ({n} sentences)",
-        "",
-    ]
-    rows = [["model", "accuracy, %", "how", "source"]]
-    for name, model in accuracy["models"].items():
-        if model["seeds_run"]:
-            spread = f" ± {model['std']}" if model["std"] is not None else ""
-            seeds = ", ".join(f"{seed}: {value}" for seed, value in model["by_seed"].items())
-            difference = (
-                f"; {model['difference']:+.2f} points against the published {model['published']['accuracy']}"
-                if "difference" in model
-                else ""
-            )
-            rows.append(
-                [
-                    f"**{name}**",
-                    f"**{model['median']}**{spread}",
-                    f"median of {model['seeds_run']} seed(s) ({seeds}){difference}",
-                    "this run",
-                ]
-            )
-        else:
-            rows.append([f"**{name}**", NOT_RUN, f"seeds {', '.join(model['by_seed'])}", "this run"])
-    comparable = [row for row in published.accuracy if row.dataset == dataset]
-    validation = [row for row in comparable if row.split == "validation"] if split == "validation" else []
-    rows += [_published_row(row) for row in validation]
-    lines += [*_table(rows), ""]
+    dataset, split, kept = accuracy["dataset"], accuracy["split"], accuracy["retention"]
+    comparable = [row for row in published.accuracy if row.dataset == dataset] if split == "validation" else []
+    validation, test = ([row for row in comparable if row.split == name] for name in ("validation", "test"))
+    head = ["model", "accuracy, %", "how", "source"]
+    lines = [f"# {dataset}: measured and published", "", f"## Accuracy, {split} ({accuracy['sentences']} sentences)", ""]
+    measured = [_measured_row(name, model) for name, model in accuracy["models"].items()]
+    lines += [*_table([head, *measured, *map(_published_row, validation)]), ""]
     if not validation:
-        why = (
-            "a part of train that was held out is not what anybody published on"
-            if split != "validation"
-            else f"nobody published on {dataset}"
-        )
+        why = f"nobody published on {dataset}" if split == "validation" else "nobody published on this part of train"
         lines += [f"No published numbers beside these: {why}.", ""]
-    kept = accuracy["retention"]
-    lines += [
-        f"{kept['student']} keeps {_percent(kept['measured'])} of {kept['teacher']}'s accuracy (published: {_percent(kept['published'])}).",
-        "",
-    ]
-    if test := [row for row in comparable if row.split == "test"] if split == "validation" else []:
-        lines += ["## Accuracy on the test set, published only", "",
-                  "GLUE keeps these labels, so nothing here is measured by us. Not comparable with the table above.", ""]  # fmt: skip
-        lines += [*_table([["model", "accuracy, %", "how", "source"], *map(_published_row, test)]), ""]
-    lines += ["## Size and speed", ""]
-    lines += [*_speed_table(speed, published.table3, params.teacher), ""] if speed else [f"{NOT_RUN}", ""]
+    lines.append(f"Accuracy of {kept['student']} in percent of {kept['teacher']}'s: {kept['measured']}")
+    lines[-1] += f" (published: {kept['published']})." if kept["published"] != NOT_RUN else "."
+    if test:
+        lines += ["", "## Accuracy, test (published only)", ""]
+        lines += [
+            "GLUE keeps these labels, so nothing here is measured by us, and nothing is comparable with the table above.",
+            "",
+        ]
+        lines += _table([head, *map(_published_row, test)])
+    lines += ["", "## Size and speed", "", *(_speed_table(speed, published.table3, params.teacher) if speed else [NOT_RUN]), ""]
     return "\n".join(lines)
+
+
+def _measured_row(name: str, model: dict[str, Any]) -> list[str]:
+    if not model["seeds_run"]:
+        return [f"**{name}**", NOT_RUN, f"seeds {', '.join(model['by_seed'])}", "this run"]
+    seeds = ", ".join(f"{seed}: {value}" for seed, value in model["by_seed"].items())
+    how = f"median of {model['seeds_run']} seed(s) ({seeds})"
+    if "difference" in model:
+        how += f"; {model['difference']:+.2f} points against the published {model['published']['accuracy']}"
+    spread = f" ± {model['std']}" if model["std"] is not None else ""
+    return [f"**{name}**", f"**{model['median']}**{spread}", how, "this run"]
 
 
 def _speed_table(speed: dict[str, Any], table3: Table3, teacher: str) -> list[str]:
     """Parameters, bytes and latency at batch size 1, measured, beside the article's Table 3 where it has the model."""
-    rows = [
-        [
-            "model",
-            "parameters, M",
-            "article",
-            "MB on disk",
-            "s a pass",
-            "sentences/s",
-            f"speed-up over {teacher}",
-            "article",
-        ]
-    ]
+    rows = [["model", "parameters, M", "article", "MB on disk", "s a pass", "sentences/s", f"speed-up over {teacher}", "article"]]
     for name, model in speed["models"].items():
-        theirs = f"{table3.seconds[teacher] / table3.seconds[name]:.2f}" if {name, teacher} <= table3.seconds.keys() else "-"
+        both = {name, teacher} <= table3.seconds.keys()
         rows.append([
-            name, f"{model['parameters_encoder'] / 1e6:.1f}", f"{table3.parameters[name]:.0f}" if name in table3.parameters else "-",
-            f"{model['bytes'] / 1e6:.1f}", f"{model['seconds']:.1f}", f"{model['sentences_per_second']:.1f}",
-            str(model["speedup"]), theirs,
+            name,
+            f"{model['parameters_encoder'] / 1e6:.1f}",
+            f"{table3.parameters[name]:.0f}" if name in table3.parameters else "-",
+            f"{model['bytes'] / 1e6:.1f}",
+            f"{model['seconds']:.1f}",
+            f"{model['sentences_per_second']:.1f}",
+            str(model["speedup"]),
+            f"{table3.seconds[teacher] / table3.seconds[name]:.2f}" if both else "-",
         ])  # fmt: skip
-    environment = speed["environment"]
-    note = (f"One pass over {speed['sentences']} validation sentences at batch size 1, fp32, {environment['cpu']}, "
-            f"{environment['threads']} thread(s), the models taking turns sentence by sentence. Parameters without the classification head, "
-            f"as the article counts them. Article: {table3.source}, another processor and data set, so compare ratios only.")  # fmt: skip
+    machine = speed["environment"]
+    note = (
+        f"One pass over {speed['sentences']} validation sentences at batch size 1, fp32, {machine['cpu']}, {machine['threads']} "
+        "thread(s), the models taking turns sentence by sentence. Parameters without the classification head, as the article "
+        f"counts them. Article: {table3.source}, another processor and data set, so compare ratios only."
+    )
     return [*_table(rows), "", note]
 
 
 def _published_row(row: Row) -> list[str]:
     size = f" ({row.parameters:g} M)" if row.parameters else ""
     return [row.name + size, f"{row.accuracy:.1f}", row.protocol + (f"; {row.note}" if row.note else ""), row.source]
-
-
-def _percent(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value} %"
 
 
 def _table(rows: list[list[str]]) -> list[str]:

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from reproduce.catalog import Split, read_dataset
 from reproduce.fetch import fetch
@@ -26,6 +26,12 @@ class Selection(Section):
     holdout: Annotated[int, Field(ge=0)]  # this many train sentences take the place of the validation set
     train: Annotated[int, Field(ge=0)]  # train on this many of the others; 0: on all
 
+    @model_validator(mode="after")
+    def _only_for_choosing(self) -> "Selection":
+        if self.train and not self.holdout:
+            raise ValueError("train is for choosing hyperparameters on held-out sentences: set holdout too, or train to 0")
+        return self
+
 
 def main() -> None:
     """Write data/raw/{train,validation,test}.tsv."""
@@ -40,13 +46,11 @@ def main() -> None:
             downloaded = Path(scratch) / Path(split.file).name
             data, sizes[split_name] = canonical_tsv(downloaded, split, len(dataset.labels), split_name == "test")
             (out / f"{split_name}.tsv").write_bytes(data)
-        if selection.holdout or selection.train:
-            train = read_tsv(out / "train.tsv", len(dataset.labels))
-            kept, held_out = hold_out(*train, selection)
+        if selection.holdout:
+            kept, held_out = hold_out(*read_tsv(out / "train.tsv", len(dataset.labels)), selection)
             (out / "train.tsv").write_bytes(to_tsv(*kept))
-            if selection.holdout:
-                (out / "validation.tsv").write_bytes(to_tsv(*held_out))
-            sizes |= {"train": len(kept[0]), "validation": len(held_out[0]) or sizes["validation"]}
+            (out / "validation.tsv").write_bytes(to_tsv(*held_out))
+            sizes |= {"train": len(kept[0]), "validation": len(held_out[0])}
     held = ", validation held out of train (selection.holdout)" if selection.holdout else ""
     print(f"{RAW}: {name}, " + ", ".join(f"{split} {n:,}" for split, n in sizes.items()) + " sentences" + held)
 

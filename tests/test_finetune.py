@@ -100,8 +100,8 @@ def test_golden_losses_of_a_tiny_run(finished: Repository) -> None:
         float(row.split("\t")[1])
         for row in (finished.path / CURVE / "plots/metrics/learning_rate.tsv").read_text().splitlines()[1:]
     ]
-    # The rate of step s (from 1): warm-up over 2 steps to 1e-3, then linear to 0 at step 24.
-    assert rates == pytest.approx([1e-3 * (s - 1) / 2 if s <= 3 else 1e-3 * (25 - s) / 22 for s in range(2, 25, 2)])
+    # The rate of step s (from 1): warm-up over 2 steps to 1e-2, then linear to 0 at step 24.
+    assert rates == pytest.approx([1e-2 * (s - 1) / 2 if s <= 3 else 1e-2 * (25 - s) / 22 for s in range(2, 25, 2)])
 
 
 GOLDEN: dict[int, float] = {}

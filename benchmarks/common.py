@@ -1,0 +1,98 @@
+"""What the benchmarks share: taking turns, timing a command, the real SST-2 sentences, the summary line and its JSON file."""
+
+import os
+import resource
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple, TypeVar
+
+from reproduce.catalog import read_dataset, read_model
+from reproduce.environment import describe
+from reproduce.fetch import fetch
+from reproduce.sentences import read_tsv
+from reproduce.stage import write_json
+from stages.download_dataset import canonical_tsv
+
+RESULTS = Path("benchmarks/results")
+T = TypeVar("T")
+
+
+class Seconds(NamedTuple):
+    """One measurement. The processor's time suffers less than the clock from what else the machine does."""
+
+    wall: float
+    cpu: float
+
+
+def take_turns(tasks: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
+    """Run the tasks A B A B ..., so that the machine's drift falls on all alike; return what each returned, by name."""
+    values: dict[str, list[T]] = {name: [] for name in tasks}
+    for number in range(rounds):
+        for name, task in tasks.items():
+            values[name].append(task())
+            print(f"  round {number + 1} of {rounds}: {name}: {values[name][-1]}", flush=True)
+    return values
+
+
+def time_call(function: Callable[[], object]) -> Seconds:
+    """Call `function` once; the processor's time is that of all threads of this process."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    function()
+    return Seconds(round(time.perf_counter() - wall, 4), round(time.process_time() - cpu, 4))
+
+
+def time_command(command: Sequence[str], cwd: Path | None = None, expect: str = "") -> Seconds:
+    """Run `command` once; an error if it fails or does not print `expect`."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wall = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode or expect not in done.stdout:
+        raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}, expected {expect!r} in:\n{done.stdout}")
+    return Seconds(round(wall, 4), round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 4))
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Median, least, greatest, and all the values in the order in which they came."""
+    return {"median": round(statistics.median(values), 4), "min": min(values), "max": max(values), "values": list(values)}
+
+
+def spread_seconds(seconds: Sequence[Seconds]) -> dict[str, Any]:
+    """`spread` of the clock's and of the processor's time."""
+    return {"wall": spread([s.wall for s in seconds]), "cpu": spread([s.cpu for s in seconds])}
+
+
+def report(name: str, target: str, met: bool, line: str, result: dict[str, Any]) -> None:
+    """Print the summary line and write benchmarks/results/NAME.json."""
+    load = round(os.getloadavg()[0], 2)  # above the number of processors, absolute times say little
+    facts = {"target": target, "met": met, "summary": line, "load_average": load, "environment": describe()}
+    write_json(RESULTS / f"{name}.json", {**result, **facts})
+    print(f"{name}: {line}. Target {target}: {'met' if met else 'MISSED'}")
+
+
+def sst2_train() -> tuple[list[str], list[int], list[str]]:
+    """SST-2's train sentences, their labels, and the classes' names; through the catalog, pins checked."""
+    dataset = read_dataset("sst2")
+    with TemporaryDirectory() as scratch:
+        fetch("dataset", dataset.sources, {dataset.train.file: dataset.train}, Path(scratch))
+        data, _ = canonical_tsv(Path(scratch) / Path(dataset.train.file).name, dataset.train, len(dataset.labels), False)
+        tsv = Path(scratch) / "train.tsv"
+        tsv.write_bytes(data)
+        return *read_tsv(tsv, len(dataset.labels)), list(dataset.labels)
+
+
+def tokenizer_directory(model: str, scratch: Path) -> Path:
+    """Config and tokenizer of a model: what `dvc repro` left under models/tokenizers, else fetched below `scratch`."""
+    here = Path("models/tokenizers") / model
+    if here.is_dir():
+        return here
+    there = scratch / "tokenizers" / model
+    there.mkdir(parents=True)
+    entry = read_model(model)
+    fetch("model", entry.sources, entry.tokenizer, there)
+    return there

@@ -1,0 +1,171 @@
+"""The real dvc.yaml in a temporary repository with tiny inputs: which stages run after which change."""
+
+import ast
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import ROOT, Repository, load_yaml
+
+ALL = [
+    "download_dataset", "download_tokenizer@tiny", "download_weights@tiny", "tokenize@tiny", "finetune@tiny-1", "evaluate@tiny-1",
+    "benchmark", "compare",
+]  # fmt: skip
+
+
+def test_the_first_repro_runs_every_stage_and_git_sees_only_results(finished: Repository) -> None:
+    assert sorted(finished.ran) == sorted(ALL)
+    place = {stage: i for i, stage in enumerate(finished.ran)}
+    for earlier, later in (("download_dataset", "tokenize@tiny"), ("tokenize@tiny", "finetune@tiny-1"),
+                           ("finetune@tiny-1", "evaluate@tiny-1"), ("evaluate@tiny-1", "compare"), ("benchmark", "compare")):  # fmt: skip
+        assert place[earlier] < place[later]
+    tracked = finished.run("git", "show", "--name-only", "--format=", "HEAD").stdout.split()
+    assert sorted(tracked) == [
+        "dvc.lock",
+        "environment/tiny-1.json",
+        "metrics/accuracy.json",
+        "metrics/runs/tiny-1.json",
+        "metrics/speed.json",
+    ]
+    assert finished.run("git", "status", "--porcelain").stdout == ""
+    assert not [path for path in finished.path.rglob(".gitignore") if path.parent not in (finished.path, finished.path / ".dvc")]
+
+
+def test_nothing_changed_nothing_runs(copy: Repository) -> None:
+    assert copy.repro() == []
+
+
+def test_a_comment_in_params_re_runs_nothing(copy: Repository) -> None:
+    text = (copy.path / "params.yaml").read_text()
+    (copy.path / "params.yaml").write_text("# a remark\n" + text.replace("seeds:", "seeds:   ") + "\n# another\n")
+    assert copy.repro() == []
+
+
+def test_how_often_to_save_is_no_hyperparameter(copy: Repository) -> None:
+    copy.edit("params.yaml", lambda p: p["checkpoints"].update(every=1000))
+    assert copy.repro() == []
+
+
+def test_a_new_seed_runs_one_finetune_and_one_evaluate(copy: Repository) -> None:
+    before = (copy.path / "models/finetuned/tiny-1/model.safetensors").read_bytes()
+    copy.edit("params.yaml", lambda p: p.update(seeds=[1, 2]))
+    assert copy.repro() == ["finetune@tiny-2", "evaluate@tiny-2", "compare"]
+    accuracy = copy.json("metrics/accuracy.json")["models"]["tiny"]
+    assert accuracy["seeds_run"] == 2 and set(accuracy["by_seed"]) == {"1", "2"}
+    after = (copy.path / "models/finetuned/tiny-2/model.safetensors").read_bytes()
+    assert before == (copy.path / "models/finetuned/tiny-1/model.safetensors").read_bytes() != after
+
+
+def test_a_compare_only_change_re_runs_compare_alone(copy: Repository) -> None:
+    copy.edit("published.yaml", lambda p: p["accuracy"].pop())
+    assert copy.repro() == ["compare"]
+    copy.edit("params.yaml", lambda p: p["compare"].update(student="minilm"))
+    assert copy.repro() == ["compare"]
+
+
+def test_an_override_touches_its_model_alone(copy: Repository) -> None:
+    copy.edit("params.yaml", lambda p: p["overrides"]["bert"].update(epochs=1))
+    assert copy.repro() == []
+    copy.edit("params.yaml", lambda p: p["overrides"]["tiny"].update(epochs=1))
+    assert copy.repro() == ["finetune@tiny-1", "evaluate@tiny-1", "compare"]
+    assert copy.json("environment/tiny-1.json")["steps"] == 12
+
+
+def test_another_source_of_the_same_bytes_re_trains_nothing(copy: Repository) -> None:
+    copy.edit("catalog.yaml", lambda c: c["models"]["tiny"]["sources"].insert(0, {"folder": "nowhere"}))
+    assert copy.repro() == ["download_tokenizer@tiny", "download_weights@tiny"]
+
+
+def test_a_deleted_output_comes_back_from_the_cache(copy: Repository) -> None:
+    shutil.rmtree(copy.path / "models/finetuned/tiny-1")
+    assert copy.repro() == []
+    assert (copy.path / "models/finetuned/tiny-1/model.safetensors").is_file()
+
+
+def test_a_run_that_is_absent_is_reported_as_not_run(copy: Repository) -> None:
+    copy.edit("params.yaml", lambda p: p.update(models=["tiny", "other"], seeds=[1, 5]))
+    assert copy.repro("-s", "compare") == ["compare"]
+    models = copy.json("metrics/accuracy.json")["models"]
+    assert models["tiny"]["by_seed"]["5"] == models["other"]["by_seed"]["1"] == models["other"]["median"] == "not run"
+    assert models["tiny"]["seeds_run"] == 1 and models["other"]["seeds_run"] == 0
+    report = (copy.path / "report/comparison.md").read_text()
+    assert "| **other** | not run |" in report
+
+
+def test_a_learning_rate_that_dvc_rewrites_is_still_a_number(copy: Repository) -> None:
+    """`-S x=0.00003` rewrites params.yaml to 3e-05: YAML 1.1 would read a string."""
+    import yaml
+
+    done = copy.run("dvc", "exp", "run", "--temp", "-n", "low", "-S", "finetune.learning_rate=0.00003")
+    assert re.findall(r"Running stage '([^']+)'", done.stdout) == ["finetune@tiny-1", "evaluate@tiny-1", "compare"]
+    text = copy.run("git", "show", "low:params.yaml").stdout
+    assert "learning_rate: 3e-05" in text
+    assert yaml.safe_load(text)["finetune"]["learning_rate"] == "3e-05"  # why PyYAML does not read our parameters
+    assert copy.run("git", "status", "--porcelain").stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"models": ["tiny", "foo"]}, "unknown model 'foo': catalog.yaml knows bert, distilbert, minilm, other, tiny."),
+        ({"models": []}, "params.yaml: models: empty. Name at least one."),
+        ({"seeds": [1, 1]}, "params.yaml: seeds: 1 listed more than once"),
+        ({"dataset": "imdb"}, "unknown dataset 'imdb': catalog.yaml knows pocket, sst2, toy."),
+    ],
+)
+def test_dvc_repro_refuses_a_bad_experiment_and_loses_nothing(copy: Repository, change: dict[str, Any], message: str) -> None:
+    before = {path: path.read_bytes() for path in (copy.path / "metrics").rglob("*.json")}
+    copy.edit("params.yaml", lambda p: p.update(change))
+    done = copy.run("dvc", "repro", ok=False)
+    assert done.returncode != 0 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert {path: path.read_bytes() for path in (copy.path / "metrics").rglob("*.json")} == before
+    assert (copy.path / "models/finetuned/tiny-1/model.safetensors").is_file()
+
+
+def imports(module: Path) -> set[Path]:
+    """The modules of this repository that `module` imports by an import statement, wherever it stands."""
+    found = set()
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            path = Path(*name.split(".")).with_suffix(".py")
+            if (ROOT / path).is_file():
+                found.add(path)
+    return found
+
+
+def closure(module: Path) -> set[Path]:
+    todo, done = {module}, set()
+    while todo:
+        current = todo.pop()
+        done.add(current)
+        todo |= imports(ROOT / current) - done
+    return done
+
+
+@pytest.mark.parametrize("stage", sorted(load_yaml(ROOT / "dvc.yaml")["stages"]))
+def test_stage_deps_are_the_import_closure(stage: str) -> None:
+    """A code change that can alter an output re-runs the stage; nothing else of the code does."""
+    entry = load_yaml(ROOT / "dvc.yaml")["stages"][stage]
+    assert entry["cmd"].split()[:3] == ["python", "-m", f"stages.{stage}"]
+    declared = [Path(dep) for dep in entry["deps"] if dep.endswith(".py")]
+    assert len(declared) == len(set(declared))
+    assert set(declared) == closure(Path("stages") / f"{stage}.py")
+
+
+def test_every_model_has_an_override_entry_and_every_output_is_ignored_by_git() -> None:
+    params, pipeline = load_yaml(ROOT / "params.yaml"), load_yaml(ROOT / "dvc.yaml")
+    assert set(params["overrides"]) == set(load_yaml(ROOT / "catalog.yaml")["models"]) == set(params["models"])
+    ignored = (ROOT / ".gitignore").read_text().split()
+    for name, stage in pipeline["stages"].items():
+        for out in stage.get("outs", []):
+            if isinstance(out, str):
+                assert any(f"/{out}".startswith(entry) for entry in ignored if entry.startswith("/")), (name, out)
+            else:
+                assert [options["cache"] for options in out.values()] == [False]
+        assert all(not options["cache"] for metric in stage.get("metrics", []) for options in metric.values())
