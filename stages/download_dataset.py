@@ -43,7 +43,7 @@ def main() -> None:
         fetch("dataset", dataset.sources, {split.file: split for split in dataset.splits().values()}, Path(scratch))
         sizes = {}
         for split_name, split in dataset.splits().items():
-            downloaded = Path(scratch) / Path(split.file).name
+            downloaded = Path(scratch) / split.file
             data, sizes[split_name] = canonical_tsv(downloaded, split, len(dataset.labels), split_name == "test")
             (out / f"{split_name}.tsv").write_bytes(data)
         if selection.holdout:
@@ -68,10 +68,14 @@ def canonical_tsv(path: Path, split: Split, n_labels: int, hidden: bool) -> tupl
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
+        missing = {"sentence", "label"} - set(pyarrow.parquet.read_schema(path).names)
+        if missing:
+            raise UserError(f"{split.file}: column {sorted(missing)[0]} is missing, expected sentence and label.")
         table = pyarrow.parquet.read_table(path, columns=["sentence", "label"])
-        sentences, labels = table["sentence"].to_pylist(), table["label"].to_pylist()
-    else:
-        sentences, labels = read_tsv(path, None if hidden else n_labels)
+        # Through the TSV form: what cannot be written and read back as such (a tab, an empty sentence, label 5) is refused.
+        path = path.with_suffix(".tsv")
+        path.write_bytes(to_tsv(table["sentence"].to_pylist(), table["label"].to_pylist()))
+    sentences, labels = read_tsv(path, None if hidden else n_labels)
     if len(sentences) != split.rows:
         raise UserError(f"{split.file}: expected {split.rows} rows (catalog.yaml), found {len(sentences)}.")
     data = to_tsv(sentences, labels)

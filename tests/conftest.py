@@ -55,7 +55,7 @@ def pocket_lines(split: str, count: int) -> list[str]:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random 2-layer BERT of width 32 and a fast tokenizer whose words are those of the toy data."""
     import torch
-    from tokenizers.implementations import BertWordPieceTokenizer
+    from tokenizers import BertWordPieceTokenizer
     from transformers import BertConfig, BertForMaskedLM
 
     folder = tmp_path_factory.mktemp("tiny")

@@ -281,7 +281,6 @@ def test_validation_and_test_set_never_share_a_table(accuracy: dict[str, Any]) -
     assert "**" not in report[test : report.index("## Size and speed")], "something measured stands beside the test set"
 
 
-@pytest.mark.xfail(strict=True, reason="_published_row prints one decimal: 91.06 becomes 91.1, 92.32 becomes 92.3")
 def test_published_numbers_are_printed_as_they_were_published(accuracy: dict[str, Any]) -> None:
     report = compare.markdown(accuracy, SPEED, PUBLISHED, PARAMS)
     assert "| 91.06 |" in report and "| 92.32 |" in report and "| 93.0 |" in report

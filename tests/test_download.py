@@ -195,7 +195,6 @@ def test_the_mirror_s_home_may_be_a_tilde(tmp_path: Path, into: Path, monkeypatc
     assert contents(into) == {"one.bin": b"1"}
 
 
-@pytest.mark.xfail(strict=True, reason="fetch writes into / Path(name).name: the second file takes the place of the first")
 def test_files_of_one_name_in_two_folders_stay_apart(repository: Repository) -> None:
     """train/0000.parquet and validation/0000.parquet: how the Hub's converter lays a dataset out."""
     folder = repository.path / "data/toy"
@@ -451,7 +450,6 @@ def test_a_byte_changed_on_the_way_is_refused(client: Callable[[str], Repository
     assert not (repository.path / "models/tokenizers/tiny").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="the message names the cache's link; the client makes it again, onto the damaged blob")
 def test_deleting_the_named_file_puts_a_damaged_download_right(
     client: Callable[[str], Repository], hub: Hub, tiny_model: Path
 ) -> None:
@@ -690,7 +688,6 @@ def test_an_md5_that_was_not_published_is_refused(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.xfail(strict=True, reason="canonical_tsv checks nothing in a Parquet file")
 @pytest.mark.parametrize(
     ("frame", "complaint"),
     [

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from conftest import ROOT, Repository, load_yaml
 
@@ -77,6 +78,16 @@ def test_an_override_touches_its_model_alone(copy: Repository) -> None:
 def test_another_source_of_the_same_bytes_re_trains_nothing(copy: Repository) -> None:
     copy.edit("catalog.yaml", lambda c: c["models"]["tiny"]["sources"].insert(0, {"folder": "nowhere"}))
     assert copy.repro() == ["download_tokenizer@tiny", "download_weights@tiny"]
+
+
+def test_without_a_lock_file_everything_comes_from_the_run_cache(copy: Repository) -> None:
+    before = (copy.path / "dvc.lock").read_bytes()
+    (copy.path / "dvc.lock").unlink()
+    for folder in ("models", "data/raw", "data/tokenized", "metrics", "predictions", "environment"):
+        shutil.rmtree(copy.path / folder)
+    assert copy.repro() == []
+    assert load_yaml(copy.path / "dvc.lock") == YAML(typ="rt").load(before)
+    assert copy.run("git", "status", "--porcelain", "metrics", "environment").stdout == ""
 
 
 def test_a_deleted_output_comes_back_from_the_cache(copy: Repository) -> None:
