@@ -148,7 +148,7 @@ def make_repository(path: Path, tiny_model: Path, commit: bool = True) -> Reposi
     def params(data: Any) -> None:
         data.update(dataset="toy", models=["tiny"], seeds=[1])
         data["overrides"].update(tiny={}, other={})
-        data["finetune"].update(learning_rate=1e-2, batch_size=8, epochs=2, warmup_steps=2, log_every=2)
+        data["finetune"].update(learning_rate=1e-2, batch_size=8, epochs=2, warmup_steps=2, log_every=2, precision="fp32")
         data["checkpoints"]["every"] = 4
         data["benchmark"].update(passes=1, warmup=1)
         data["compare"].update(teacher="other", student="tiny")
@@ -162,6 +162,7 @@ def make_repository(path: Path, tiny_model: Path, commit: bool = True) -> Reposi
         "PYTHONPATH": str(home / "site"),
         "HF_HOME": str(home / "hf"),
         "DVC_NO_ANALYTICS": "1",
+        "OMP_NUM_THREADS": "1",  # tiny models gain nothing from more
         "DVC_GLOBAL_CONFIG_DIR": str(home / "dvc-global"),
         "DVC_SYSTEM_CONFIG_DIR": str(home / "dvc-system"),
         "DVC_SITE_CACHE_DIR": str(home / "dvc-site-cache"),
