@@ -53,11 +53,8 @@ def test_numbers_are_read_as_yaml_1_2(project: Edit, written: str) -> None:
 
 
 def test_yaml_1_1_words_are_strings(tmp_path: Path) -> None:
-    (tmp_path / "x.yaml").write_text("a: no\nb: 1e-4\nc: 0o17\nd: 1_000\n")
-    assert (
-        read_yaml(tmp_path / "x.yaml") == {"a": "no", "b": 1e-4, "c": 15, "d": "1_000"}
-        or read_yaml(tmp_path / "x.yaml")["a"] == "no"
-    )
+    (tmp_path / "x.yaml").write_text("a: no\nb: 1e-4\nc: 0o17\n")
+    assert read_yaml(tmp_path / "x.yaml") == {"a": "no", "b": 1e-4, "c": 15}
 
 
 def test_overrides_lie_over_the_common_recipe(project: Edit) -> None:
