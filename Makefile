@@ -26,9 +26,9 @@ check: $(STAMP) ## Check params.yaml, catalog.yaml and published.yaml
 	@python -m reproduce.check
 
 # `-S` settings and not a second params file: the demo is the same pipeline as a DVC experiment, run in a temporary copy.
-# A larger learning rate than SST-2's, because there are only 105 steps; not tuned.
-DEMO := -S dataset=pocket -S 'models=[minilm]' -S 'seeds=[1,2]' -S finetune.epochs=3 -S finetune.warmup_steps=10 \
-        -S finetune.log_every=5 -S benchmark.passes=1 -S overrides.minilm.learning_rate=3e-4
+# Smaller batches and fewer epochs than SST-2's, for minutes on two cores; chosen on 320 sentences held out of train.
+DEMO := -S dataset=pocket -S 'models=[minilm]' -S 'seeds=[1,2]' -S finetune.batch_size=16 -S finetune.epochs=2 \
+        -S finetune.warmup_steps=20 -S finetune.log_every=10 -S benchmark.passes=1
 
 demo: $(STAMP) ## The whole pipeline on the embedded corpus: no GPU, no Hub, minutes; the workspace stays as it is
 	@git rev-parse --quiet --verify HEAD >/dev/null || { echo "error: make demo needs a git clone: it runs a DVC experiment" >&2; exit 1; }

@@ -80,7 +80,7 @@ def sst2_train() -> tuple[list[str], list[int], list[str]]:
     dataset = read_dataset("sst2")
     with TemporaryDirectory() as scratch:
         fetch("dataset", dataset.sources, {dataset.train.file: dataset.train}, Path(scratch))
-        data, _ = canonical_tsv(Path(scratch) / Path(dataset.train.file).name, dataset.train, len(dataset.labels), False)
+        data, _ = canonical_tsv(Path(scratch) / dataset.train.file, dataset.train, len(dataset.labels), False)
         tsv = Path(scratch) / "train.tsv"
         tsv.write_bytes(data)
         return *read_tsv(tsv, len(dataset.labels)), list(dataset.labels)

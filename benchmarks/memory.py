@@ -9,7 +9,6 @@ Run as: python -m benchmarks.memory
 """
 
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,7 +20,9 @@ from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 from benchmarks.common import report, spread, sst2_train, take_turns, tokenizer_directory
+from reproduce import batches
 from reproduce.batches import length_grouped_order
+from reproduce.environment import peak_memory
 from reproduce.stage import go_offline
 from stages import finetune
 from stages.tokenize import load_tokenizer, tokenize_split
@@ -88,7 +89,7 @@ def peak(who: str, model: str, folder: Path) -> float:
 
 def print_peak() -> None:
     """The greatest resident memory that this process had, in GB."""
-    print(round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3))
+    print(round(peak_memory() / 1e9, 3))
 
 
 def train_ours(model: str, folder: Path) -> None:
@@ -105,14 +106,17 @@ def train_ours(model: str, folder: Path) -> None:
     params = finetune.read_finetune(model).model_copy(update={"log_every": STEPS // 3})
     with (
         TemporaryDirectory(dir=folder) as checkpoints,
-        patch.object(finetune, "length_grouped_order", longest_first),
+        patch.object(batches, "length_grouped_order", longest_first),
         patch.object(finetune, "mark_complete", leave),
         suppress(Enough),
     ):
-        finetune.train(
-            params, 1, "fp32", folder / "train.parquet", folder / "tokenizer", folder / "weights",
-            folder / "out", folder / "out", Path(checkpoints), STEPS,
-        )  # fmt: skip
+        inputs = {
+            "tokenize": folder / "train.parquet",
+            "download_weights": folder / "weights/model.safetensors",
+            "download_tokenizer": folder / "tokenizer/config.json",
+        }
+        machine = finetune.Machine(checkpoint_every=STEPS, loader_workers=0)
+        finetune.train(params, machine, 1, "fp32", inputs, Path(checkpoints), folder / "out")
     print_peak()
 
 

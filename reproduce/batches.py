@@ -1,6 +1,6 @@
 """Training batches: sentences of near lengths together, drawn anew every epoch, padded to the longest of the batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,6 +30,49 @@ def length_grouped_order(lengths: "torch.Tensor", batch_size: int, seed: int, ep
     last = [batches.pop()] if len(batches[-1]) < batch_size else []
     order = torch.randperm(len(batches), generator=generator).tolist()
     return torch.cat([batches[i] for i in order] + last).tolist()  # type: ignore[no-any-return]
+
+
+class Batches:
+    """The batch sampler of one process: its part of every batch, in `accumulation` pieces, for the epoch last set.
+
+    The batches themselves are those of `length_grouped_order`, however many processes and pieces there are: both only say
+    who computes which sentences of a batch.
+
+    Args:
+        lengths: int64 tensor of shape (n,), tokens a sentence.
+        batch_size: sentences a step, over all processes and pieces.
+        process: this process, from 0.
+
+    Raises:
+        ValueError: a batch, if only the incomplete last one, has fewer sentences than there are parts.
+    """
+
+    def __init__(
+        self, lengths: "torch.Tensor", batch_size: int, seed: int, accumulation: int = 1, process: int = 0, processes: int = 1
+    ) -> None:
+        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
+        self.accumulation, self.process, self.processes = accumulation, process, processes
+        self.epoch = 0
+        smallest = min(batch_size, len(lengths) % batch_size or batch_size)
+        if smallest < accumulation * processes:
+            raise ValueError(
+                f"{smallest} sentence(s) of a batch cannot be cut into {accumulation} x {processes} (accumulation x processes)"
+            )
+
+    def set_epoch(self, epoch: int) -> None:
+        """The Trainer says which epoch (from 0) comes next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.batch_size) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = length_grouped_order(self.lengths, self.batch_size, self.seed, self.epoch)
+        parts = self.accumulation * self.processes
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            for piece in range(self.accumulation):
+                yield batch[piece * self.processes + self.process :: parts]  # strided: near lengths stay together
 
 
 def padding_share(lengths: "torch.Tensor", order: Sequence[int], batch_size: int) -> float:

@@ -12,14 +12,14 @@ from stages.benchmark import Benchmark
 from stages.compare import PUBLISHED, Compare, Published
 from stages.download_dataset import Selection
 from stages.evaluate import Evaluate
-from stages.finetune import Checkpoints, Finetune, read_finetune
+from stages.finetune import Finetune, Machine, read_finetune
 from stages.tokenize import Tokenize
 
 SECTIONS: dict[str, type[Section]] = {
     "selection": Selection,
     "tokenize": Tokenize,
     "finetune": Finetune,
-    "checkpoints": Checkpoints,
+    "machine": Machine,
     "evaluate": Evaluate,
     "benchmark": Benchmark,
     "compare": Compare,

@@ -90,7 +90,8 @@ def _explain(schema: type[Section], problem: Any, where: str) -> str:
         known = f" Known here: {', '.join(sorted(schema.model_fields))}." if len(problem["loc"]) == 1 else ""
         return f"{place}: unknown key.{known} Correct the spelling or remove it."
     if problem["type"] == "missing":
-        return f"{place}: missing. Add it; the default file and its comments are in git (`git show HEAD:params.yaml`)."
+        file = where.split(":")[0]
+        return f"{place}: missing. Add it; the default file and its comments are in git (`git show HEAD:{file}`)."
     if problem["type"] == "too_short":
         return f"{place}: empty. Name at least one."
     message = problem["msg"].removeprefix("Value error, ")

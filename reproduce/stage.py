@@ -1,6 +1,7 @@
 """What every stage does the same way: fail with one message, stay offline, put outputs in place atomically."""
 
 import contextlib
+import errno
 import importlib
 import json
 import os
@@ -31,8 +32,37 @@ def run_stage(main: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted: nothing was written; run the same command again to go on", file=sys.stderr)
+        print("interrupted: no output was changed; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if not (reason := out_of_space(error)):
+            raise
+        print(
+            f"error: the disk is full ({reason}): no half-written output was left. Make room (`dvc gc -w` drops cached results "
+            "that this workspace does not use, `make clean-checkpoints` what killed trainings left) and run the same command "
+            "again: training goes on from its last checkpoint.",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+def out_of_space(error: BaseException | None) -> str:
+    """The words of a full disk, quota or file-size limit in `error` or one of its causes; "" if it is something else.
+
+    Native writers (safetensors, Arrow, PyTorch) wrap the system's error in one of their own, which carries only its text.
+    """
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    while error is not None:
+        text = str(error)
+        if isinstance(error, OSError) and error.errno in codes:
+            return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+        for code in codes:
+            if os.strerror(code) in text or f"os error {code})" in text or f"[Errno {code}]" in text:
+                return os.strerror(code)
+        if "PytorchStreamWriter" in text or "inline_container" in text:  # PyTorch drops the reason
+            return text.splitlines()[0]
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def go_offline() -> None:

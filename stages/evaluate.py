@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from reproduce.checkpoints import forget_finished
 from reproduce.params import Section, read_experiment, read_section, read_yaml
 from reproduce.sentences import read_tsv
 from reproduce.stage import UserError, go_offline, run_stage, write_json, write_text
@@ -52,6 +53,7 @@ def main() -> None:
              "model": arguments.model, "seed": arguments.seed}  # fmt: skip
     write_text(Path("predictions") / f"{run}.csv", predictions_csv(sentences, labels, logits))
     write_json(Path("metrics/runs") / f"{run}.json", {**about, **metrics})
+    forget_finished(run, model_dir / "model.safetensors")
     print(f"metrics/runs/{run}.json: accuracy {metrics['accuracy'] * 100:.2f} % "
           f"({metrics['correct']} of {metrics['n']}), F1 {metrics['f1']:.4f}, loss {metrics['loss']:.4f}")  # fmt: skip
 

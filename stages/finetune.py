@@ -3,32 +3,42 @@
 Run as: python -m stages.finetune --model distilbert --seed 1
 
 Killed? Run it again: it goes on from its last complete checkpoint and ends with the same bytes.
+With finetune.processes > 1 it starts that many of itself, as torchrun does; each computes its part of every batch.
 """
 
 import argparse
 import hashlib
 import json
+import logging
 import math
 import os
 import shutil
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from reproduce import batches
-from reproduce.batches import collate, length_grouped_order, padding_share
-from reproduce.checkpoints import check_disk, exclusive, mark_complete, newest_checkpoint
-from reproduce.environment import describe
+from reproduce.batches import Batches, collate, length_grouped_order, padding_share
+from reproduce.checkpoints import (
+    check_disk,
+    exclusive,
+    is_complete,
+    link_files,
+    mark_complete,
+    newest_checkpoint,
+    root,
+)
+from reproduce.devices import Precision, choose_precision, claim_gpus, deterministic, visible_gpus
+from reproduce.environment import describe, peak_memory
 from reproduce.params import PARAMS, Section, read_section, read_yaml, validate
-from reproduce.stage import UserError, go_offline, output_directory, run_stage, write_json
+from reproduce.stage import UserError, go_offline, output_directory, read_json, run_stage, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class Finetune(Section):
@@ -42,12 +52,15 @@ class Finetune(Section):
     max_grad_norm: Annotated[float, Field(gt=0)]
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     log_every: Annotated[int, Field(ge=1)]  # steps between two points of the training curve
+    processes: Annotated[int, Field(ge=1)]  # that share each batch: one a GPU, or on a CPU the cores divided among them
+    accumulation: Annotated[int, Field(ge=1)]  # pieces, computed one after the other, that each process cuts its share into
 
 
-class Checkpoints(Section):
-    """Section `checkpoints` of params.yaml: how much a crash can cost. Never changes a result."""
+class Machine(Section):
+    """Section `machine` of params.yaml: what never changes a result."""
 
-    every: Annotated[int, Field(ge=1)]  # steps
+    checkpoint_every: Annotated[int, Field(ge=1)]  # steps: how much a crash can cost
+    loader_workers: Annotated[int, Field(ge=0)]  # processes that prepare batches; 0: the training process does
 
 
 def main() -> None:
@@ -57,40 +70,95 @@ def main() -> None:
     parser.add_argument("--seed", required=True, type=int, help="seed of the head's weights, the order of batches, dropout")
     arguments = parser.parse_args()
     model, seed = arguments.model, arguments.seed
-    params = read_finetune(model)
-    every = read_section("checkpoints", Checkpoints).every
-    tokenizer_dir, weights_dir = Path("models/tokenizers") / model, Path("models/weights") / model
-    data = Path("data/tokenized") / model / "train.parquet"
+    params, machine = read_finetune(model), read_section("machine", Machine)
     inputs = {
-        "tokenize": data,
-        "download_weights": weights_dir / "model.safetensors",
-        "download_tokenizer": tokenizer_dir / "config.json",
+        "tokenize": Path("data/tokenized") / model / "train.parquet",
+        "download_weights": Path("models/weights") / model / "model.safetensors",
+        "download_tokenizer": Path("models/tokenizers") / model / "config.json",
     }
     for producer, path in inputs.items():
         if not path.is_file():
             raise UserError(f"{path} is missing. Run `dvc repro {producer}@{model}`, which makes it.")
     go_offline()
-    # One GPU a run: given several, the Trainer would split over all of them and multiply the batch size.
-    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    device, precision, reason = choose_precision(params.precision)
-    print(f"finetune {model}, seed {seed}: {precision} on {device}, because {reason}", flush=True)
+    worker = os.environ.get("LOCAL_RANK")  # set by the launcher
+    if worker and os.environ["WORLD_SIZE"] != str(params.processes):
+        raise UserError(
+            f"params.yaml: finetune.processes is {params.processes}, the launcher started {os.environ['WORLD_SIZE']}."
+        )
+    with claim_gpus([] if worker else visible_gpus(), params.processes, root()) as gpus:
+        if gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+        if params.processes > 1 and not worker:
+            launch(params.processes, ["-m", "stages.finetune", "--model", model, "--seed", str(seed)])
+            return
+        device, precision, reason = choose_precision(params.precision)
+        key = identity(params, seed, precision, list(inputs.values()))
+        checkpoints = root() / f"{model}-{seed}-{key[:12]}"
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        if worker and worker != "0":  # computes its part; the first process writes
+            train(params, machine, seed, precision, inputs, checkpoints, None)
+            return
+        print(f"finetune {model}, seed {seed}: {precision} on {device}, because {reason}", flush=True)
+        with exclusive(checkpoints):
+            finish(params, machine, seed, (device, precision, reason), inputs, checkpoints, f"{model}-{seed}")
 
-    run = f"{model}-{seed}"
-    key = identity(params, seed, precision, list(inputs.values()))
-    checkpoints = Path(os.environ.get("DVC_ROOT", ".")) / "checkpoints" / f"{run}-{key[:12]}"
-    model_dir, curve_dir = Path("models/finetuned") / run, Path("plots/curves") / run
-    with exclusive(checkpoints):
-        with output_directory(curve_dir) as curve_out, output_directory(model_dir) as model_out:
-            outcome = train(params, seed, precision, data, tokenizer_dir, weights_dir, model_out, curve_out, checkpoints, every)
-            for file in tokenizer_dir.iterdir():
+
+def finish(
+    params: Finetune, machine: Machine, seed: int, choice: tuple[str, Precision, str], inputs: dict[str, Path],
+    checkpoints: Path, run: str,
+) -> None:  # fmt: skip
+    """Train unless an earlier process did, and put the outputs in their places, each whole or not at all.
+
+    The result is kept in `checkpoints` until the evaluate stage reads it: whatever happens between the last step and DVC's
+    taking it into its cache (dvc killed, its lock held by another), no training is lost.
+    """
+    device, precision, reason = choice
+    result = checkpoints / "finished"
+    if is_complete(result):
+        print(f"an earlier process finished this run: its result is taken over ({result}; `make clean-checkpoints` deletes it)")
+        outcome = read_json(result / "environment.json", "Run `make clean-checkpoints`.")
+    else:
+        shutil.rmtree(result, ignore_errors=True)
+        with output_directory(result) as out:
+            outcome = train(params, machine, seed, precision, inputs, checkpoints, out)
+            outcome |= {"precision": precision, "precision_reason": reason, "device": device, **describe()}
+            for file in inputs["download_tokenizer"].parent.iterdir():
                 if file.name != "config.json":  # the fine-tuned model has its own
-                    shutil.copyfile(file, model_out / file.name)
-        shutil.rmtree(checkpoints)
-    facts = {"precision": precision, "precision_reason": reason, "device": device, **outcome, **describe()}
-    write_json(Path("environment") / f"{run}.json", facts)
+                    shutil.copyfile(file, out / "model" / file.name)
+            write_json(out / "environment.json", outcome)
+            mark_complete(out)
+        for folder in checkpoints.glob("checkpoint-*"):
+            shutil.rmtree(folder)
+    for part, place in (("curve", Path("plots/curves") / run), ("model", Path("models/finetuned") / run)):
+        with output_directory(place) as out:
+            link_files(result / part, out)
+    write_json(Path("environment") / f"{run}.json", outcome)
     resumed = f" (resumed at step {outcome['resumed_at_step']})" if outcome["resumed_at_step"] else ""
-    print(f"{model_dir}: {outcome['steps']:,} steps in {outcome['seconds'] / 60:.1f} min{resumed}, "
+    print(f"models/finetuned/{run}: {outcome['steps']:,} steps in {outcome['seconds'] / 60:.1f} min{resumed}, "
           f"last loss {outcome['last_loss']:.4f}, {outcome['padding'] * 100:.1f} % of the tokens were padding")  # fmt: skip
+    for operation in outcome["not_deterministic"]:
+        print(f"warning: this device cannot repeat the run bit by bit: {operation}")
+
+
+def launch(processes: int, arguments: list[str]) -> None:
+    """Start `processes` Pythons that find each other as under `torchrun --nproc-per-node`; return when all have ended well."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # The message of the process that failed is on the screen already; the launcher's own would only bury it.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id="finetune", rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )  # fmt: skip
+    try:
+        elastic_launch(config, sys.executable)(*arguments)
+    except ChildFailedError:
+        sys.exit(1)
+    except SignalException as error:
+        raise KeyboardInterrupt from error
 
 
 def read_finetune(model: str, path: Path = PARAMS) -> Finetune:
@@ -110,32 +178,6 @@ def read_finetune(model: str, path: Path = PARAMS) -> Finetune:
     return validate(Finetune, {**base, **overrides[model]}, f"{path}: finetune with overrides.{model}")
 
 
-def choose_precision(wanted: str) -> tuple[str, Precision, str]:
-    """Device, precision and the reason in words. `auto` takes bf16 or fp16 where the hardware computes in it.
-
-    A processor that only emulates bf16 is slower with it than with fp32 (measured: about half the speed on AVX-512
-    without its BF16 extension), so `auto` asks for native support.
-    """
-    import torch
-
-    if torch.cuda.is_available():
-        capability = torch.cuda.get_device_capability()
-        native: Precision = "bf16" if capability >= (8, 0) else "fp16"
-        why = f"{torch.cuda.get_device_name()} has compute capability {capability[0]}.{capability[1]} (bf16 from 8.0)"
-        device = "cuda"
-    else:
-        can = torch.cpu.get_capabilities()
-        has_bf16 = any(can.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-        native, device = "bf16" if has_bf16 else "fp32", "cpu"
-        owns = "native bf16" if has_bf16 else "no native bf16"
-        why = f"there is no CUDA GPU, and this processor has {owns} (AVX512-BF16, AMX or Arm BF16)"
-    if wanted == "auto":
-        return device, native, why
-    if wanted == "fp16" and device == "cpu":
-        raise UserError("params.yaml: finetune.precision fp16 needs a CUDA GPU, and there is none. Use auto, fp32 or bf16.")
-    return device, wanted, "params.yaml asks for it"  # type: ignore[return-value]
-
-
 def identity(params: Finetune, seed: int, precision: str, inputs: Sequence[Path]) -> str:
     """A digest of all that decides the bytes of the result: a checkpoint is only ever resumed by an equal run."""
     import torch
@@ -146,7 +188,8 @@ def identity(params: Finetune, seed: int, precision: str, inputs: Sequence[Path]
         with path.open("rb") as file:
             digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     software = [torch.__version__, transformers.__version__, torch.get_num_threads()]
-    facts = [params.model_dump(), seed, precision, digests, software]
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    facts = [params.model_dump(), seed, precision, device, digests, software]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -164,30 +207,29 @@ def load_pretrained(weights_dir: Path, tokenizer_dir: Path, label_names: Sequenc
 
 
 def train(
-    params: Finetune, seed: int, precision: Precision, data: Path, tokenizer_dir: Path, weights_dir: Path,
-    model_out: Path, curve_out: Path, checkpoints: Path, checkpoint_every: int,
+    params: Finetune, machine: Machine, seed: int, precision: Precision, inputs: dict[str, Path], checkpoints: Path,
+    out: Path | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train, save the model to `model_out` and the curve to `curve_out`; go on from `checkpoints` if there is one.
+    """Train, save the model to `out`/model and its curve to `out`/curve; go on from `checkpoints` if there is one.
 
     Args:
-        data: Parquet file with `input_ids` (lists of int32) and `label` (a ClassLabel feature).
-        checkpoint_every: steps; rounded up to a multiple of `params.log_every`, so that no half-filled logging
-            window is lost on resume.
+        machine: `checkpoint_every` is rounded up to a multiple of `params.log_every`, so that no half-filled logging window
+            is lost on resume.
+        inputs: by producer: a Parquet file with `input_ids` (lists of int32) and `label` (a ClassLabel feature); the weights;
+            the config, beside the tokenizer.
+        out: None in all processes but the first, which write nothing.
 
     Returns:
         What is worth recording but must not be hashed: steps, seconds, losses, padding, peak memory.
     """
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # deterministic matrix products; read when CUDA starts
-    import resource
-
     import pyarrow.parquet
     import torch
     from datasets import Features
     from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
-    from transformers.utils import logging
+    from transformers.utils.logging import set_verbosity_error
 
-    logging.set_verbosity_error()  # "newly initialized: classifier" is what fine-tuning is
-    table = pyarrow.parquet.read_table(data)
+    set_verbosity_error()  # "newly initialized: classifier" is what fine-tuning is
+    table = pyarrow.parquet.read_table(inputs["tokenize"])
     label_names = Features.from_arrow_schema(table.schema)["label"].names
     examples = [
         {"input_ids": torch.tensor(ids), "labels": label}
@@ -201,37 +243,30 @@ def train(
             f"params.yaml: finetune.warmup_steps {params.warmup_steps} is not less than the {steps} steps of the whole training "
             f"({len(examples)} sentences, batch size {params.batch_size}, {params.epochs} epochs). Use fewer."
         )
+    process = int(os.environ.get("RANK", 0))
+    try:
+        sampler = Batches(lengths, params.batch_size, seed, params.accumulation, process, params.processes)
+    except ValueError as error:
+        raise UserError(
+            f"params.yaml: finetune: {error}. Lower one of them, or change batch_size ({len(examples)} sentences)."
+        ) from error
 
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    set_seed(seed)
-    # On CUDA the fused attention kernels have no deterministic backward pass; for 13 tokens the plain one is as fast.
-    attention = {"attn_implementation": "eager"} if cuda else {}
-    model = load_pretrained(weights_dir, tokenizer_dir, label_names, **attention)
-    check_disk(model, checkpoints, model_out)
-    pad_id = model.config.pad_token_id or 0
-
-    class Sampler(torch.utils.data.Sampler[int]):
-        """`length_grouped_order` of the epoch that the Trainer announces."""
-
-        epoch = 0
+    class Loader(torch.utils.data.DataLoader[Any]):
+        """The Trainer's own loader would pad the last batch of several processes with sentences from the first."""
 
         def set_epoch(self, epoch: int) -> None:
-            self.epoch = epoch
-
-        def __len__(self) -> int:
-            return len(lengths)
-
-        def __iter__(self) -> Iterator[int]:
-            return iter(length_grouped_order(lengths, params.batch_size, seed, self.epoch))
+            sampler.set_epoch(epoch)
 
     class LengthGroupedTrainer(Trainer):
         # The first step whose loss is not finite, 0 while there is none. It stays on the device: asking for it at every
         # step would make a GPU wait.
         bad_step = torch.zeros((), dtype=torch.int64)
 
-        def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
-            return Sampler()
+        def get_train_dataloader(self) -> Loader:
+            return Loader(
+                examples,  # type: ignore[arg-type]  # a list is a map-style dataset
+                batch_sampler=sampler, collate_fn=self.data_collator, pin_memory=cuda, num_workers=machine.loader_workers,
+            )  # fmt: skip
 
         def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
             loss: torch.Tensor = super().training_step(*args, **kwargs)
@@ -258,10 +293,12 @@ def train(
             self.point(state.log_history[-1])
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            mark_complete(checkpoints / f"checkpoint-{state.global_step}")
+            trainer.accelerator.wait_for_everyone()  # each process writes the state of its random numbers
+            if out:
+                mark_complete(checkpoints / f"checkpoint-{state.global_step}")
 
         def point(self, entry: dict[str, Any]) -> None:
-            if "loss" in entry:  # the Trainer's closing summary has none
+            if live and "loss" in entry:  # the Trainer's closing summary has none
                 live.step = entry["step"]
                 for name in ("loss", "learning_rate"):
                     live.log_metric(name, float(entry[name]))
@@ -273,11 +310,16 @@ def train(
             if self.training_bar is not None and "loss" in (logs or {}):
                 self.training_bar.set_postfix_str(f"loss {float(logs['loss']):.4f}", refresh=False)
 
+    def mean_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
+        """Cross-entropy summed over these sentences by the number of the whole batch, over all processes and pieces."""
+        total = torch.nn.functional.cross_entropy(outputs.logits.float(), labels, reduction="sum")
+        return total / num_items_in_batch  # type: ignore[no-any-return]
+
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         seed=seed,
         num_train_epochs=params.epochs,
-        per_device_train_batch_size=params.batch_size,
+        gradient_accumulation_steps=params.accumulation,
         learning_rate=params.learning_rate,
         warmup_steps=params.warmup_steps,
         lr_scheduler_type="linear",
@@ -287,51 +329,94 @@ def train(
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         use_cpu=not cuda,
+        ddp_backend="gloo" if params.processes > 1 and not cuda else None,
+        ddp_find_unused_parameters=False,
         logging_strategy="steps",
         logging_steps=params.log_every,
         logging_nan_inf_filter=False,  # show a NaN, do not average it away
         save_strategy="steps",
-        save_steps=math.ceil(checkpoint_every / params.log_every) * params.log_every,
+        save_steps=math.ceil(machine.checkpoint_every / params.log_every) * params.log_every,
         save_total_limit=2,
-        dataloader_pin_memory=cuda,
         remove_unused_columns=False,
         report_to=[],
         disable_tqdm=False,
     )
-    resume = newest_checkpoint(checkpoints)
-    if resume:
-        print(f"going on from {resume.name}", flush=True)
     started = time.monotonic()
-    live = _live(curve_out)
-    trainer = LengthGroupedTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=examples,
-        data_collator=lambda batch: collate(batch, pad_id),
-        callbacks=[Watch()],
-    )
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(Progress())
-    try:
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    except OSError as error:
-        raise UserError(
-            f"writing under {checkpoints} failed: {error}. Make room and run again: training goes on from the last checkpoint."
-        ) from error
+    with deterministic() as broken:
+        set_seed(seed)
+        # On CUDA the fused attention kernels have no deterministic backward pass; for 13 tokens the plain one is as fast.
+        attention = {"attn_implementation": "eager"} if cuda else {}
+        tokenizer_dir, weights_dir = inputs["download_tokenizer"].parent, inputs["download_weights"].parent
+        model = load_pretrained(weights_dir, tokenizer_dir, label_names, **attention)
+        if process:  # the same weights, but dropout of its own
+            set_seed(seed * 1_000_003 + process)
+        pad_id = model.config.pad_token_id or 0
+        live = None
+        if out:
+            check_disk(model, checkpoints, out)
+            live = _live(out / "curve")
+        trainer = LengthGroupedTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=examples,
+            data_collator=lambda batch: collate(batch, pad_id),
+            compute_loss_func=mean_loss,
+            callbacks=[Watch()],
+        )
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(Progress())
+        resume = _agree(newest_checkpoint(checkpoints) if out else None)
+        if resume and out:
+            print(f"going on from {resume.name}", flush=True)
+        try:
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
+            raise out_of_memory(params, len(examples)) from error
     trainer.stop_if_broken()  # the steps after the last log
-    model.save_pretrained(str(model_out))
+    if not out:
+        return {}
+    model.save_pretrained(str(out / "model"))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    order = length_grouped_order(lengths, params.batch_size, seed, 0)
-    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # bytes
     return {
         "steps": trainer.state.global_step,
         "resumed_at_step": int(resume.name.split("-")[1]) if resume else 0,
         "seconds": round(time.monotonic() - started, 1),
         "last_loss": round(float(losses[-1]), 4) if losses else math.nan,
-        "padding": round(padding_share(lengths, order, params.batch_size), 4),
-        "peak_memory_mb": round(peak / 2**20),
-        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "padding": round(padding_share(lengths, length_grouped_order(lengths, params.batch_size, seed, 0), params.batch_size), 4),
+        "peak_memory_mb": round((torch.cuda.max_memory_allocated() if cuda else peak_memory()) / 2**20),
+        "processes": params.processes,
+        "deterministic_algorithms": True,
+        "cudnn_deterministic": True,
+        "cublas_workspace": os.environ["CUBLAS_WORKSPACE_CONFIG"],
+        "not_deterministic": broken,
     }
+
+
+def _agree(resume: Path | None) -> Path | None:
+    """The checkpoint that the first process chose, in all of them."""
+    from accelerate.utils import broadcast_object_list
+
+    chosen: Path | None = broadcast_object_list([resume])[0]
+    return chosen
+
+
+def out_of_memory(params: Finetune, sentences: int) -> UserError:
+    """What to change when memory ran out, keeping the result's definition: the sentences of a step stay the same."""
+    parts = params.processes * params.accumulation
+    now, then = math.ceil(params.batch_size / parts), math.ceil(params.batch_size / (2 * parts))
+    smallest = min(params.batch_size, sentences % params.batch_size or params.batch_size)
+    if 2 * parts > smallest:
+        return UserError(
+            f"out of memory with {now} sentence(s) at a time; a batch of {smallest} cannot be cut into more parts. "
+            "Lower tokenize.max_length, or use a device with more memory; no checkpoint is lost."
+        )
+    return UserError(
+        f"out of memory with {now} sentences at a time. Set finetune.accumulation to {2 * params.accumulation}: "
+        f"{then} at a time, and still {params.batch_size} a step, so that the result keeps its definition. "
+        "(A smaller finetune.batch_size would change it.) No checkpoint is lost."
+    )
 
 
 def _live(directory: Path) -> Any:
