@@ -8,10 +8,10 @@ export PATH := $(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install check demo repro test lint format
+.PHONY: help install check demo repro parallel verify clean-checkpoints test lint format
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## Make .venv and install requirements.txt into it
 
@@ -27,8 +27,8 @@ check: $(STAMP) ## Check params.yaml, catalog.yaml and published.yaml
 
 # `-S` settings and not a second params file: the demo is the same pipeline as a DVC experiment, run in a temporary copy.
 # Smaller batches and fewer epochs than SST-2's, for minutes on two cores; chosen on 320 sentences held out of train.
-DEMO := -S dataset=pocket -S 'models=[minilm]' -S 'seeds=[1,2]' -S finetune.batch_size=16 -S finetune.epochs=2 \
-        -S finetune.warmup_steps=20 -S finetune.log_every=10 -S benchmark.passes=1
+DEMO := -S dataset=pocket -S 'models=[minilm]' -S 'seeds=[1,2]' -S finetune.batch_size=16 -S finetune.epochs=1 \
+        -S finetune.warmup_steps=10 -S finetune.log_every=5 -S overrides.minilm.learning_rate=2e-4 -S benchmark.passes=1
 
 demo: $(STAMP) ## The whole pipeline on the embedded corpus: no GPU, no Hub, minutes; the workspace stays as it is
 	@git rev-parse --quiet --verify HEAD >/dev/null || { echo "error: make demo needs a git clone: it runs a DVC experiment" >&2; exit 1; }
@@ -40,6 +40,21 @@ demo: $(STAMP) ## The whole pipeline on the embedded corpus: no GPU, no Hub, min
 
 repro: check ## The real experiment: what is not up to date, with a GPU if there is one
 	dvc --wait-for-lock repro
+
+# Everything that the trainings share first, then the trainings side by side, then the rest. Each run takes a GPU of its own and waits
+# for a free one; on a CPU each gets its share of the cores.
+JOBS ?= 2
+parallel: check ## Train JOBS runs at a time: make parallel JOBS=2
+	dvc --wait-for-lock repro download_dataset download_tokenizer download_weights tokenize
+	cores=$$(python -c 'import os; print(max(1, os.cpu_count() // $(JOBS)))'); \
+	dvc stage list --name-only | grep '^finetune@' | OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$cores} xargs -P $(JOBS) -I{} dvc --wait-for-lock repro -s {}
+	dvc --wait-for-lock repro
+
+verify: $(STAMP) ## Run a stage again elsewhere and compare it with dvc.lock: make verify STAGE=tokenize@minilm
+	@python -m reproduce.verify $(or $(STAGE),$(error say which stage: make verify STAGE=tokenize@minilm (dvc stage list shows them)))
+
+clean-checkpoints: $(STAMP) ## Say what killed trainings left on the disk, ask, delete it (YES=1: do not ask)
+	@python -m reproduce.checkpoints $(if $(YES),--yes)
 
 test: $(STAMP) ## The tests: no network, no Hub, no GPU
 	python -m pytest
