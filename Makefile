@@ -41,9 +41,11 @@ demo: $(STAMP) ## The whole pipeline on the embedded corpus: no GPU, no Hub, min
 repro: check ## The real experiment: what is not up to date, with a GPU if there is one
 	dvc --wait-for-lock repro
 
+# How many at a time, here and in the tests.
+JOBS ?= 2
+
 # Everything that the trainings share first, then the trainings side by side, then the rest. Each run takes a GPU of its own and waits
 # for a free one; on a CPU each gets its share of the cores.
-JOBS ?= 2
 parallel: check ## Train JOBS runs at a time: make parallel JOBS=2
 	dvc --wait-for-lock repro download_dataset download_tokenizer download_weights tokenize
 	cores=$$(python -c 'import os; print(max(1, os.cpu_count() // $(JOBS)))'); \
@@ -57,7 +59,7 @@ clean-checkpoints: $(STAMP) ## Say what killed trainings left on the disk, ask, 
 	@python -m reproduce.checkpoints $(if $(YES),--yes)
 
 test: $(STAMP) ## The tests: no network, no Hub, no GPU
-	python -m pytest
+	python -m pytest -n $(JOBS)
 
 lint: $(STAMP) ## ruff (style, likely bugs) and mypy (types)
 	ruff check .

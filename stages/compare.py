@@ -101,7 +101,19 @@ def compare(
     experiment: Experiment, params: Compare, split: str,
     runs: dict[str, dict[int, dict[str, Any] | None]], published: Published,
 ) -> dict[str, Any]:  # fmt: skip
-    """All of metrics/accuracy.json: accuracies in percent, rounded to 2 decimals, every requested run accounted for."""
+    """All of metrics/accuracy.json: accuracies in percent, rounded to 2 decimals, every requested run accounted for.
+
+    Raises:
+        UserError: the runs are over different numbers of sentences.
+    """
+    sizes: dict[int, str] = {}
+    for model, by_seed in runs.items():
+        for seed, run in by_seed.items():
+            if run:
+                sizes.setdefault(run["n"], f"{model}-{seed}")
+    if len(sizes) > 1:
+        found = ", ".join(f"{name} over {n}" for n, name in sorted(sizes.items()))
+        raise UserError(f"{RUNS}: runs over different numbers of sentences ({found}). Run `dvc repro`, which evaluates them alike.")
     models = {}
     for model in experiment.models:
         theirs = next(
@@ -112,7 +124,7 @@ def compare(
     return {
         "dataset": experiment.dataset,
         "split": split,
-        "sentences": next((run["n"] for by_seed in runs.values() for run in by_seed.values() if run), NOT_RUN),
+        "sentences": next(iter(sizes), NOT_RUN),
         "models": models,
         "retention": retention(models, params),
     }

@@ -250,6 +250,12 @@ def test_every_requested_run_is_accounted_for(accuracy: dict[str, Any]) -> None:
     json.dumps(accuracy, allow_nan=False)
 
 
+def test_runs_over_different_numbers_of_sentences_are_refused() -> None:
+    mixed = {**RUNS, "minilm": {1: ran(300, 400), 2: None}}
+    with pytest.raises(UserError, match="different numbers of sentences \\(minilm-1 over 400, distilbert-1 over 872\\)"):
+        compare.compare(ARTICLE, PARAMS, "validation", mixed, PUBLISHED)
+
+
 def test_with_no_run_at_all_there_is_no_number() -> None:
     nothing: dict[str, dict[int, dict[str, Any] | None]] = {model: {1: None, 2: None} for model in ARTICLE.models}
     accuracy = compare.compare(ARTICLE, PARAMS, "validation", nothing, PUBLISHED)
