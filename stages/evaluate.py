@@ -68,14 +68,19 @@ def predict(model_dir: Path, token_ids: list[list[int]], batch_size: int) -> tup
         logits, float32 tensor of shape (sentences, classes) on the CPU, and the names of the classes.
     """
     import torch
+    from safetensors import SafetensorError
     from torch.nn.utils.rnn import pad_sequence
     from tqdm import tqdm
     from transformers import AutoModelForSequenceClassification
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForSequenceClassification.from_pretrained(
-        str(model_dir), local_files_only=True, use_safetensors=True, dtype=torch.float32
-    )
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(
+            str(model_dir), local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{model_dir} is no model: {reason} Delete it and run `dvc checkout {model_dir}`.") from error
     model.to(device).eval()
     pad_id = model.config.pad_token_id or 0
     logits = torch.empty(len(token_ids), model.config.num_labels)

@@ -252,7 +252,7 @@ def test_every_requested_run_is_accounted_for(accuracy: dict[str, Any]) -> None:
 
 def test_runs_over_different_numbers_of_sentences_are_refused() -> None:
     mixed = {**RUNS, "minilm": {1: ran(300, 400), 2: None}}
-    with pytest.raises(UserError, match="different numbers of sentences \\(minilm-1 over 400, distilbert-1 over 872\\)"):
+    with pytest.raises(UserError, match="over different numbers of sentences \\(minilm-1 over 400, distilbert-1 over 872\\)"):
         compare.compare(ARTICLE, PARAMS, "validation", mixed, PUBLISHED)
 
 

@@ -1,15 +1,9 @@
-"""Downloads: pins, the order of sources, folder, wheel and Hub, the catalog, the canonical form, held-out sentences."""
+"""Downloads: pins, the order of sources, folder and wheel, the catalog, the canonical form, held-out sentences (Hub: test_hub.py)."""
 
-import contextlib
 import hashlib
 import importlib.util
-import shutil
-import socket
-import threading
-import time
 import zipfile
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -18,13 +12,13 @@ import pandas as pd
 import pytest
 
 from conftest import MODEL_FILES, ROOT, Repository, dump_yaml, load_yaml, pin
+from hub import COMMIT, contents
 from reproduce.catalog import Pin, Source, Split, read_dataset, read_model
 from reproduce.fetch import fetch
 from reproduce.sentences import read_tsv
 from reproduce.stage import UserError
 from stages.download_dataset import Selection, canonical_tsv, hold_out
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WAYS_OUT = (
     "Ways out: connect to the network and run again; set HF_ENDPOINT to a mirror of the Hub; set HUB_MIRROR to a folder laid out "
     "like the Hub (models/OWNER/NAME/FILE, datasets/OWNER/NAME/FILE); or run `make demo`, which needs no Hub."
@@ -46,10 +40,6 @@ def folder_with(path: Path, **files: bytes) -> Source:
 
 def pins(**files: bytes) -> dict[str, Pin]:
     return {f"{name}.bin": Pin(bytes=len(data), sha256=hashlib.sha256(data).hexdigest()) for name, data in files.items()}
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -266,266 +256,6 @@ def test_a_wheel_without_the_file_or_of_another_version_is_passed_over(
     assert lines[0] == "source PyPI small-model-for-a-test==1.2.3: the wheel has no small_model_for_a_test/model/three.bin"
     assert lines[1].startswith("source PyPI small-model-for-a-test==1.2.4: ERROR: Could not find a version that satisfies")
     assert lines[2:] == [f"source folder {tmp_path}/a: 1 file(s), sha256 verified"]
-
-
-# --- Hub --------------------------------------------------------------------------------------------------------------
-
-
-class Hub(ThreadingHTTPServer):
-    """As much of the Hub as its client asks for when it takes single files (see shared/FACTS.md, section 6)."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), HubRequest)
-        self.files: dict[str, bytes] = {}  # address -> bytes
-        self.etags: dict[str, str] = {}  # address -> what the Hub says the sha256 is, where the bytes do not tell it
-        self.log: list[str] = []
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-
-    def add(self, repo: str, folder: Path) -> None:
-        self.files |= {f"/{repo}/resolve/{COMMIT}/{name}": data for name, data in contents(folder).items()}
-
-
-class HubRequest(BaseHTTPRequestHandler):
-    server: Hub
-
-    def do_HEAD(self) -> None:
-        self.answer()
-
-    def do_GET(self) -> None:
-        self.wfile.write(self.answer())
-
-    def answer(self) -> bytes:
-        self.server.log.append(f"{self.command} {self.path}")
-        data = self.server.files.get(self.path, b"")
-        found = self.path in self.server.files or self.path == "/"
-        self.send_response(200 if found else 404)
-        if found:
-            etag = self.server.etags.get(self.path, hashlib.sha256(data).hexdigest())
-            headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}
-        else:
-            headers = {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"}
-        for name, value in {**headers, "Content-Length": str(len(data))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        return data
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
-@contextlib.contextmanager
-def serving() -> Iterator[Hub]:
-    with Hub() as hub:
-        thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield hub
-        finally:
-            hub.shutdown()
-            thread.join()
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    with serving() as server:
-        yield server
-
-
-# In place of conftest's: the loopback address is the only one that may be asked.
-ONLY_LOOPBACK = """
-import os, socket, sys
-def _audit(event, arguments):
-    where = {"socket.getaddrinfo": lambda a: a[0], "socket.connect": lambda a: a[1][0] if isinstance(a[1], tuple) else "127.0.0.1"}
-    if event in where and where[event](arguments) != "127.0.0.1":
-        sys.stderr.write(f"NETWORK: {event} {arguments!r}\\n")
-        sys.stderr.flush()
-        os._exit(97)
-sys.addaudithook(_audit)
-"""
-
-
-@pytest.fixture
-def client(repository: Repository) -> Callable[[str], Repository]:
-    """Makes a repository whose Hub is at a given address, with an empty cache."""
-    site = repository.path.parent / "loopback"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text(ONLY_LOOPBACK)
-
-    def at(url: str) -> Repository:
-        env = {key: value for key, value in repository.env.items() if not key.lower().endswith("_proxy")}
-        env |= {"PYTHONPATH": str(site), "HF_HOME": str(repository.path.parent / "hf"), "HF_ENDPOINT": url,
-                "HF_UPDATE_DOWNLOAD_COUNTS": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"}  # fmt: skip
-        return Repository(repository.path, env)
-
-    return at
-
-
-CLOUD = {
-    "train": pd.DataFrame(
-        {"sentence": ["a trailing space ", "déjà vu – 電影", 'a "quote"'], "label": [0, 1, 1], "idx": [0, 1, 2]}
-    ),
-    "validation": pd.DataFrame({"sentence": ["one", "two"], "label": [1, 0], "idx": [0, 1]}),
-    "test": pd.DataFrame({"sentence": ["hidden "], "label": [-1], "idx": [0]}),
-}
-CLOUD_RAW = {
-    "train.tsv": 'sentence\tlabel\na trailing space \t0\ndéjà vu – 電影\t1\na "quote"\t1\n'.encode(),
-    "validation.tsv": b"sentence\tlabel\none\t1\ntwo\t0\n",
-    "test.tsv": b"index\tsentence\n0\thidden \n",
-}
-
-
-def add_cloud(repository: Repository, hub: Hub, *more: dict[str, str]) -> Path:
-    """Put the dataset `cloud` on the hub and choose it; returns the folder with its Parquet files."""
-    folder = repository.path.parent / "cloud"
-    (folder / "sst2").mkdir(parents=True)
-    splits = {}
-    for split, frame in CLOUD.items():
-        file = f"sst2/{split}-00000-of-00001.parquet"
-        frame.to_parquet(folder / file, index=False)
-        splits[split] = {"file": file, "rows": len(frame), **pin(folder / file)}
-    hub.add("datasets/test-org/reviews", folder)
-    sources = [{"hub": "test-org/reviews", "revision": COMMIT}, *more]
-    entry = {"sources": sources, "labels": ["NEGATIVE", "POSITIVE"], **splits}
-    repository.edit("catalog.yaml", lambda data: data["datasets"].update(cloud=entry))
-    repository.edit("params.yaml", lambda data: data.update(dataset="cloud"))
-    return folder
-
-
-def add_model(repository: Repository, hub: Hub, tiny_model: Path, **pins: Any) -> None:
-    hub.add("test-org/tiny", tiny_model)
-    sources = [{"hub": "test-org/tiny", "revision": COMMIT}]
-    repository.edit("catalog.yaml", lambda data: data["models"]["tiny"].update(sources=sources, **pins))
-
-
-def resolve(kind: str, *names: str) -> list[str]:
-    return [f"{method} {kind}/resolve/{COMMIT}/{name}" for name in names for method in ("HEAD", "GET")]
-
-
-def test_a_dataset_comes_from_the_hub_once_and_then_from_the_client_s_cache(client: Callable[[str], Repository]) -> None:
-    with serving() as hub:
-        repository = client(hub.url)
-        add_cloud(repository, hub)
-        done = repository.stage("download_dataset")
-        assert "source Hub test-org/reviews@01234567: 3 file(s), sha256 verified\n" in done.stdout
-        assert "data/raw: cloud, train 3, validation 2, test 1 sentences\n" in done.stdout
-        assert contents(repository.path / "data/raw") == CLOUD_RAW
-        files = [f"sst2/{split}-00000-of-00001.parquet" for split in CLOUD]
-        assert hub.log == ["HEAD /", *resolve("/datasets/test-org/reviews", *files)]
-    shutil.rmtree(repository.path / "data/raw")
-    done = repository.stage("download_dataset")  # the server is gone
-    assert "source Hub test-org/reviews@01234567: 3 file(s), sha256 verified\n" in done.stdout
-    assert contents(repository.path / "data/raw") == CLOUD_RAW
-
-
-def test_a_model_comes_from_the_hub(client: Callable[[str], Repository], hub: Hub, tiny_model: Path) -> None:
-    repository = client(hub.url)
-    add_model(repository, hub, tiny_model)
-    repository.stage("download_tokenizer", "--model", "tiny")
-    assert hub.log == ["HEAD /", *resolve("/test-org/tiny", *MODEL_FILES)]
-    hub.log.clear()
-    repository.stage("download_weights", "--model", "tiny")
-    assert hub.log == ["HEAD /", *resolve("/test-org/tiny", "model.safetensors")]
-    expected = contents(tiny_model)
-    assert contents(repository.path / "models/tokenizers/tiny") == {name: expected[name] for name in MODEL_FILES}
-    assert contents(repository.path / "models/weights/tiny") == {"model.safetensors": expected["model.safetensors"]}
-    assert {path.is_symlink() for path in (repository.path / "models").rglob("*")} == {False}
-
-
-def tamper(hub: Hub, address: str) -> bytes:
-    """Change one byte on the way: the hub still names the sha256 of the right file. Returns the right bytes."""
-    data = hub.files[address]
-    hub.etags[address] = hashlib.sha256(data).hexdigest()
-    hub.files[address] = data[:-1] + bytes([data[-1] ^ 1])
-    return data
-
-
-def test_a_byte_changed_on_the_way_is_refused(client: Callable[[str], Repository], hub: Hub, tiny_model: Path) -> None:
-    repository = client(hub.url)
-    add_model(repository, hub, tiny_model)
-    address = f"/test-org/tiny/resolve/{COMMIT}/vocab.txt"
-    right = tamper(hub, address)
-    message = repository.refused("download_tokenizer", "--model", "tiny")
-    expected, found = (hashlib.sha256(data).hexdigest() for data in (right, hub.files[address]))
-    assert message.startswith(f"Hub test-org/tiny@01234567: vocab.txt: sha256 expected {expected}, found {found} (in ")
-    assert not (repository.path / "models/tokenizers/tiny").exists()
-
-
-def test_deleting_the_named_file_puts_a_damaged_download_right(
-    client: Callable[[str], Repository], hub: Hub, tiny_model: Path
-) -> None:
-    """The message says: delete it and download again. So that must do."""
-    repository = client(hub.url)
-    add_model(repository, hub, tiny_model)
-    address = f"/test-org/tiny/resolve/{COMMIT}/model.safetensors"
-    right = tamper(hub, address)
-    message = repository.refused("download_weights", "--model", "tiny")
-    hub.files[address] = right
-    Path(message.split("(in ")[1].split("). ")[0]).unlink()
-    repository.stage("download_weights", "--model", "tiny")
-    assert contents(repository.path / "models/weights/tiny") == {"model.safetensors": right}
-
-
-def test_a_file_that_the_hub_lacks_is_reported_and_the_next_source_tried(client: Callable[[str], Repository], hub: Hub) -> None:
-    repository = client(hub.url)
-    folder = add_cloud(repository, hub, {"folder": str(repository.path.parent / "cloud")})
-    del hub.files[f"/datasets/test-org/reviews/resolve/{COMMIT}/sst2/test-00000-of-00001.parquet"]
-    lines = repository.stage("download_dataset").stdout.splitlines()
-    assert lines[0].startswith("source Hub test-org/reviews@01234567: ") and "404" in lines[0], lines
-    assert lines[0].endswith(f" [{hub.url}]")
-    assert lines[1] == f"source folder {folder}: 3 file(s), sha256 verified"
-    assert contents(repository.path / "data/raw") == CLOUD_RAW
-
-
-def closed_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-
-def test_an_unreachable_hub_is_noticed_at_once(client: Callable[[str], Repository], tiny_model: Path) -> None:
-    url = closed_port()
-    repository = client(url)
-    start = time.monotonic()
-    repository.stage("download_weights", "--model", "tiny")  # from a folder: what starting Python costs on this machine now
-    ordinary = time.monotonic() - start
-    absent = str(repository.path.parent / "absent")
-    sources = [{"hub": "test-org/tiny", "revision": COMMIT}, {"folder": absent}]
-    repository.edit("catalog.yaml", lambda data: data["models"]["tiny"].update(sources=sources))
-    start = time.monotonic()
-    message = repository.refused("download_weights", "--model", "tiny", HUB_MIRROR="/nowhere")
-    assert time.monotonic() - start - ordinary < 10
-    first, *tried, ways_out = message.splitlines()
-    assert first == "no source has the files. Tried:"
-    assert tried[0] == "  HUB_MIRROR /nowhere/models/test-org/tiny: has no model.safetensors"
-    assert tried[1].startswith("  Hub test-org/tiny@01234567: ConnectError: ") and tried[1].endswith(f" [{url}]")
-    assert tried[2:] == [f"  folder {absent}: has no model.safetensors"]
-    assert ways_out == WAYS_OUT
-
-
-def test_a_hub_that_never_answers_is_given_up(client: Callable[[str], Repository], tiny_model: Path) -> None:
-    """A firewall that swallows everything. The client alone would try for half a minute and more."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(64)
-        repository = client(f"http://127.0.0.1:{listener.getsockname()[1]}")
-        start = time.monotonic()
-        repository.stage("download_weights", "--model", "tiny")
-        ordinary = time.monotonic() - start
-        sources = [{"hub": "test-org/tiny", "revision": COMMIT}, {"folder": str(tiny_model)}]
-        repository.edit("catalog.yaml", lambda data: data["models"]["tiny"].update(sources=sources))
-        start = time.monotonic()
-        lines = repository.stage("download_weights", "--model", "tiny").stdout.splitlines()
-        assert time.monotonic() - start - ordinary < 20
-    assert lines[0].startswith("source Hub test-org/tiny@01234567: ReadTimeout: ")
-    assert lines[1] == f"source folder {tiny_model}: 1 file(s), sha256 verified"
-
-
-def test_a_hub_that_is_switched_off_is_reported_like_an_unreachable_one(client: Callable[[str], Repository]) -> None:
-    repository = client(closed_port())
-    sources = [{"hub": "test-org/tiny", "revision": COMMIT}]
-    repository.edit("catalog.yaml", lambda data: data["models"]["tiny"].update(sources=sources))
-    message = repository.refused("download_weights", "--model", "tiny", HF_HUB_OFFLINE="1")
-    assert "\n  Hub test-org/tiny@01234567: OfflineModeIsEnabled: " in message and message.endswith(WAYS_OUT)
 
 
 # --- catalog ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,125 @@
+"""`reproduce.fetch.fetch`, which verifies every byte, against plain `hf_hub_download`, which does not: DistilBERT's five files.
+
+Both from the same Hub on the loopback address (tests/hub.py), in a process of its own, into an empty cache at every round;
+the bytes are random, their numbers real (269 MB). Ours leaves the files in the output folder besides, the peer only in the cache.
+Two speeds: 1 Gbit/s, and as fast as the loopback goes, which is about as fast as one processor core computes a sha256 and
+shows what verifying costs where no network hides it. Target: ratio of the medians <= 1.1 at 1 Gbit/s.
+
+Run as: python -m benchmarks.hub_download
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from functools import partial
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.common import Seconds, report, spread_seconds, take_turns, time_call
+from reproduce.catalog import Pin, Source, read_model
+from reproduce.fetch import fetch
+
+MODEL = "distilbert"
+SPEEDS = {"1 Gbit/s": 125e6, "unlimited": 0.0}  # bytes a second
+ROUNDS = 7
+LIMIT = 1.1
+
+
+def main() -> None:
+    """Time both in turn at both speeds, after one run of each that is not counted."""
+    entry = read_model(MODEL)
+    source = next(source for source in entry.sources if source.hub)
+    with TemporaryDirectory() as scratch:
+        folder, work = Path(scratch) / "hub", Path(scratch) / "work"
+        pins = write_files(folder / "models" / (source.hub or ""), entry.tokenizer | entry.weights)
+        os.environ |= {"HF_HOME": str(work / "hf"), "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        seconds = {name: measure(folder, work, source, pins, rate) for name, rate in SPEEDS.items()}
+    results = {name: {who: spread_seconds(values) for who, values in both.items()} for name, both in seconds.items()}
+    ratio = {
+        name: {clock: round(both["ours"][clock]["median"] / both["peer"][clock]["median"], 3) for clock in ("wall", "cpu")}
+        for name, both in results.items()
+    }
+    size, speed = sum(pin.bytes for pin in pins.values()), sha256_speed()
+    walls = {
+        name: f"{ratio[name]['wall']} x hf_hub_download ({results[name]['peer']['wall']['median']:.2f} s)" for name in SPEEDS
+    }
+    line = (f"{walls['1 Gbit/s']} at 1 Gbit/s, {walls['unlimited']} as fast as the loopback goes, where sha256 alone takes "
+            f"{size / speed / 1e6:.2f} s ({speed:.0f} MB/s); median of {ROUNDS}, {size / 1e6:.0f} MB")  # fmt: skip
+    report("hub_download", f"ratio <= {LIMIT} at 1 Gbit/s", ratio["1 Gbit/s"]["wall"] <= LIMIT, line,
+           {"unit": "seconds", "bytes": size, "sha256_mb_per_second": round(speed), "ratio": ratio, **results})  # fmt: skip
+
+
+def write_files(folder: Path, files: dict[str, Pin]) -> dict[str, Pin]:
+    """Random files of the sizes of the real ones; returns their pins."""
+    folder.mkdir(parents=True)
+    pins = {}
+    for name, real in files.items():
+        data = os.urandom(real.bytes)
+        (folder / name).write_bytes(data)
+        pins[name] = Pin(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    return pins
+
+
+def measure(folder: Path, work: Path, source: Source, pins: dict[str, Pin], rate: float) -> dict[str, list[Seconds]]:
+    """Seconds of both, from a Hub that sends `rate` bytes a second."""
+    with hub(folder, rate) as url:
+        constants = use_hub(url)
+
+        def peer() -> None:
+            from huggingface_hub import hf_hub_download
+
+            for name in pins:
+                hf_hub_download(source.hub or "", name, revision=source.revision)
+
+        def ours() -> None:
+            with redirect_stdout(StringIO()):
+                fetch("model", [source], pins, work / "out")
+
+        def fresh(download: Callable[[], None]) -> Seconds:
+            shutil.rmtree(constants.HF_HUB_CACHE, ignore_errors=True)
+            shutil.rmtree(work / "out", ignore_errors=True)
+            return time_call(download)
+
+        tasks = {"ours": partial(fresh, ours), "peer": partial(fresh, peer)}
+        take_turns(tasks, 1)  # imports, the Hub's own digests
+        return take_turns(tasks, ROUNDS)
+
+
+@contextmanager
+def hub(folder: Path, rate: float) -> Iterator[str]:
+    """The address of a Hub in another process, which must not share this one's interpreter lock."""
+    command = [sys.executable, "tests/hub.py", str(folder), str(rate)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin and process.stdout
+        yield process.stdout.readline().strip()
+        process.stdin.close()
+
+
+def use_hub(url: str) -> Any:
+    """Point the Hub's client, which reads its settings when it is imported, to `url`; returns its settings."""
+    from huggingface_hub import constants
+
+    constants.ENDPOINT = url
+    constants.HUGGINGFACE_CO_URL_TEMPLATE = url + "/{repo_id}/resolve/{revision}/{filename}"
+    return constants
+
+
+def sha256_speed() -> float:
+    """MB that one core hashes in a second, best of three."""
+    block, seconds = bytes(1 << 26), []
+    for _ in range(3):
+        start = time.perf_counter()
+        hashlib.sha256(block)
+        seconds.append(time.perf_counter() - start)
+    return len(block) / min(seconds) / 1e6
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""What was broken, how, how often and what happened: one record a fault test, for the table that is made of them."""
+
+import json
+import os
+from pathlib import Path
+
+
+def record_fault(stage: str, fault: str, times: int, outcome: str) -> None:
+    """Append one JSON line to the file that FAULT_RECORD names; without that variable do nothing.
+
+    `times` and `outcome` are what the test observed: how often the fault really struck, and how the stage ended.
+    """
+    path = os.environ.get("FAULT_RECORD")
+    if not path:
+        return
+    record = {"stage": stage, "fault": fault, "times": times, "outcome": outcome}
+    with Path(path).open("a", encoding="utf-8") as file:  # one write of one line: several processes may append
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
