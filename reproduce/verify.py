@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reproduce.stage import UserError
+from reproduce.stage import UserError, read_json
 
 MEASURED = ("environment/", "metrics/speed.json")
 
@@ -35,6 +35,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="verify-") as scratch:
         prepare(Path(scratch), stage)
         environment = {key: value for key, value in os.environ.items() if key != "DVC_ROOT"}  # the checkpoints' place
+        environment |= threads_of(name)
         print(f"verify {name}: running `{stage.cmd}` in {scratch}", flush=True)
         done = subprocess.run(stage.cmd, shell=True, cwd=scratch, env=environment)  # noqa: S602  # as DVC runs it
         if done.returncode:
@@ -74,6 +75,16 @@ def locked_stage(name: str) -> Any:
             f"Run `dvc checkout`, `dvc pull`, or `dvc repro {name}` first."
         )
     return stage
+
+
+def threads_of(name: str) -> dict[str, str]:
+    """OMP_NUM_THREADS as it was for a training: another number of threads sums in another order, and ends in other bits."""
+    record = Path("environment") / f"{name.partition('@')[2]}.json"
+    if not name.startswith("finetune@") or not record.is_file():
+        return {}
+    threads = read_json(record, f"Run `git checkout {record}`.")["threads"]
+    print(f"verify {name}: with {threads} thread(s) a process, as {record} says")
+    return {"OMP_NUM_THREADS": str(threads)}
 
 
 def md5_of(path: Path) -> str:
