@@ -59,7 +59,7 @@ clean-checkpoints: $(STAMP) ## Say what killed trainings left on the disk, ask, 
 	@python -m reproduce.checkpoints $(if $(YES),--yes)
 
 remote: $(STAMP) ## Make a directory or URL the DVC remote of this clone: make remote URL=s3://bucket/folder
-	@python -m reproduce.remotes set $(or $(URL),$(error say where: make remote URL=/a/directory, or s3://..., ssh://..., https://...))
+	@python -m reproduce.remotes set '$(or $(URL),$(error say where: make remote URL=/a/directory, or s3://..., ssh://..., https://...))'
 
 push: $(STAMP) ## Push all results to the remote, with what a restore needs
 	@python -m reproduce.remotes push
@@ -68,7 +68,7 @@ fsck: $(STAMP) ## Hash everything in DVC's cache and name what is damaged (REMOT
 	@python -m reproduce.remotes fsck $(if $(REMOTE),--remote) $(if $(DELETE),--delete)
 
 test: $(STAMP) ## The tests: no network, no Hub, no GPU
-	python -m pytest -n $(JOBS)
+	python -m pytest -n $(JOBS) --dist loadfile
 
 lint: $(STAMP) ## ruff (style, likely bugs) and mypy (types)
 	ruff check .

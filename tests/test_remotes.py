@@ -244,7 +244,7 @@ def test_a_server_that_dies_in_the_middle_of_a_pull(remote: Remote, tmp_path: Pa
         assert pull.poll() is None, "the pull ended before the server died"
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        said = pull.communicate(timeout=120)[0].decode()
+        said = pull.communicate(timeout=300)[0].decode()
     assert int(marker.read_text()) == limit
     assert "NETWORK" not in said and pull.returncode not in (0, -signal.SIGKILL), said
     assert not (clone.path / MODEL).exists(), "a half-written output"
