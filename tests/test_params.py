@@ -66,7 +66,7 @@ def test_overrides_lie_over_the_common_recipe(project: Edit) -> None:
 BAD: list[tuple[str, Callable[[Any], Any], str]] = [
     ("unknown section", lambda p: p.update(comprae={}), "params.yaml: comprae: unknown section. Known: dataset, models, seeds,"),
     ("missing section", lambda p: p.pop("evaluate"), "params.yaml: evaluate is missing."),
-    ("unknown key", lambda p: p["finetune"].update(lr=1e-5), "params.yaml: finetune.lr: unknown key. Known here: batch_size,"),
+    ("unknown key", lambda p: p["finetune"].update(lr=1e-5), "params.yaml: finetune.lr: unknown key. Known here: accumulation,"),
     ("missing key", lambda p: p["finetune"].pop("epochs"), "params.yaml: finetune.epochs: missing."),
     ("string for a number", lambda p: p["finetune"].update(batch_size="32"), 'params.yaml: finetune.batch_size: input should be a valid integer (found "32").'),
     ("float for an integer", lambda p: p["finetune"].update(epochs=3.0), "params.yaml: finetune.epochs: input should be a valid integer (found 3.0)."),
