@@ -113,7 +113,7 @@ class Repository:
         assert set(self.path.rglob("*.partial")) == before, "a half-written output was left"
         return done.stderr.split("error: ", 1)[1].strip()
 
-    def edit(self, file: str, change: Callable[[Any], None]) -> None:
+    def edit(self, file: str, change: Callable[[Any], object]) -> None:
         data = load_yaml(self.path / file)
         change(data)
         dump_yaml(self.path / file, data)
