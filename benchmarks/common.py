@@ -75,15 +75,15 @@ def report(name: str, target: str, met: bool, line: str, result: dict[str, Any])
     print(f"{name}: {line}. Target {target}: {'met' if met else 'MISSED'}")
 
 
-def sst2_train() -> tuple[list[str], list[int], list[str]]:
+def sst2_train() -> tuple[list[str], list[float], list[str]]:
     """SST-2's train sentences, their labels, and the classes' names; through the catalog, pins checked."""
     dataset = read_dataset("sst2")
     with TemporaryDirectory() as scratch:
-        fetch("dataset", dataset.sources, {dataset.train.file: dataset.train}, Path(scratch))
-        data, _ = canonical_tsv(Path(scratch) / dataset.train.file, dataset.train, len(dataset.labels), False)
+        fetch("dataset", dataset.sources, {dataset.train.file: dataset.pins()[dataset.train.file]}, Path(scratch))
+        data, _ = canonical_tsv(Path(scratch) / dataset.train.file, dataset.train, dataset, False)
         tsv = Path(scratch) / "train.tsv"
         tsv.write_bytes(data)
-        return *read_tsv(tsv, len(dataset.labels)), list(dataset.labels)
+        return *read_tsv(tsv, dataset.label_values, dataset.columns), list(dataset.labels)
 
 
 def tokenizer_directory(model: str, scratch: Path) -> Path:

@@ -66,7 +66,7 @@ def main() -> None:
            "peer_steps": PEER_STEPS, "ratio": ratio, **results})  # fmt: skip
 
 
-def prepare(model: str, folder: Path, sentences: list[str], labels: list[int], names: list[str]) -> None:
+def prepare(model: str, folder: Path, sentences: list[str], labels: list[float], names: list[str]) -> None:
     """Write what a training reads: tokenizer and config, random weights, all of SST-2 train tokenised."""
     from transformers import AutoConfig, AutoModel
 

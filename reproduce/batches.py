@@ -88,17 +88,22 @@ def collate(examples: Sequence[dict[str, Any]], pad_id: int) -> "dict[str, torch
     """Pad a batch to its longest sentence.
 
     Args:
-        examples: n dicts of `input_ids` (int tensor of shape (length,)) and `labels` (int).
+        examples: n dicts of `input_ids` (int tensor of shape (length,)), `labels` (an int, or a float) and, where a model
+            tells the sentences of a pair apart by them, `token_type_ids` (like input_ids).
 
     Returns:
-        input_ids and attention_mask, int64 tensors of shape (n, longest), and labels, int64 of shape (n,).
+        input_ids, attention_mask and token_type_ids, int64 tensors of shape (n, longest), and labels, int64 or float32 of
+        shape (n,).
     """
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
     ids = [example["input_ids"].long() for example in examples]
-    return {
+    batch = {
         "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad_id),
         "attention_mask": pad_sequence([torch.ones_like(i) for i in ids], batch_first=True),
         "labels": torch.tensor([example["labels"] for example in examples]),
     }
+    if "token_type_ids" in examples[0]:
+        batch["token_type_ids"] = pad_sequence([example["token_type_ids"].long() for example in examples], batch_first=True)
+    return batch

@@ -1,7 +1,7 @@
 """catalog.yaml: where each dataset and checkpoint may come from, and the pin (bytes, sha256) of every file."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,10 @@ CATALOG = Path("catalog.yaml")
 
 # Relative, forward slashes, no "..": where the file lies inside its source, and below the folder it is copied to.
 FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
+
+
+# In the order in which they are downloaded and tokenised. The labels of the test splits are hidden.
+SPLITS = ("train", "validation", "test", "validation_mismatched", "test_mismatched")
 
 
 class Pin(Section):
@@ -46,27 +50,74 @@ class Source(Section):
         return f"PyPI {self.pypi}" if self.pypi else f"folder {self.folder}"
 
 
-class Split(Pin):
-    """One split of a dataset: the file that carries it, and what it must be once in canonical form."""
+class Split(Section):
+    """One split of a dataset: the file that carries it, and what it must be once in canonical form.
+
+    `bytes`, `sha256` and `rows` are missing until the file is pinned; nothing is downloaded before.
+    """
 
     file: FileName
-    rows: Annotated[int, Field(ge=1)]
+    bytes: int | None = Field(default=None, ge=0)
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    rows: int | None = Field(default=None, ge=1)
     tsv_md5: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")  # published md5 of the canonical TSV
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> "Split":
+        if len({value is None for value in (self.bytes, self.sha256, self.rows)}) > 1:
+            raise ValueError("bytes, sha256 and rows go together: give all three, or none and run `make pin`")
+        return self
+
+    @property
+    def pin(self) -> Pin | None:
+        """What the file must be; None if that is not known yet."""
+        return None if self.bytes is None or self.sha256 is None else Pin(bytes=self.bytes, sha256=self.sha256)
+
+
+# Metrics of GLUE (Wang et al. 2018, section 3): what a run can be judged by.
+MetricName = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
 
 
 class Dataset(Section):
-    """A set of labelled sentences."""
+    """A set of labelled sentences, or of pairs of them."""
 
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
-    labels: Annotated[tuple[str, ...], Field(min_length=2)]  # names of the classes 0, 1, ...
+    columns: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)]  # the texts of an example
+    labels: tuple[str, ...]  # names of the classes 0, 1, ...; none where the label is a number
+    scale: tuple[float, float] | None = None  # the range of that number
+    metrics: Annotated[tuple[MetricName, ...], Field(min_length=1)]  # the first is the headline
     train: Split
     validation: Split
     test: Split | None = None  # labels hidden
+    validation_mismatched: Split | None = None  # MNLI: other genres than those of train
+    test_mismatched: Split | None = None
+
+    @model_validator(mode="after")
+    def _classes_or_numbers(self) -> "Dataset":
+        if (len(self.labels) >= 2) == (self.scale is not None) or len(self.labels) == 1:
+            raise ValueError("name two labels or more, or none and a scale ([lowest, highest]) where the label is a number")
+        of_numbers = {"pearson", "spearman"}
+        if wrong := [name for name in self.metrics if (name in of_numbers) != (self.scale is not None)]:
+            raise ValueError(f"metric {wrong[0]} does not fit {'numbers' if self.scale else 'classes'}")
+        return self
+
+    @property
+    def label_values(self) -> int | tuple[float, float]:
+        """The number of classes, or the range of the numbers."""
+        return self.scale or len(self.labels)
 
     def splits(self) -> dict[str, Split]:
         """The splits that exist, by name."""
-        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        named = {name: getattr(self, name) for name in SPLITS}
         return {name: split for name, split in named.items() if split is not None}
+
+    def pins(self) -> dict[str, Pin]:
+        """By file, what it must be, as far as that is known."""
+        return {split.file: split.pin for split in self.splits().values() if split.pin}
+
+
+# Of a model with a fast tokenizer, these suffice.
+TOKENIZER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 
 class Model(Section):
@@ -78,8 +129,8 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _needed_files(self) -> "Model":
-        if "config.json" not in self.tokenizer:
-            raise ValueError("tokenizer must list config.json: the architecture is read from it")
+        if missing := [name for name in TOKENIZER_FILES if name not in self.tokenizer]:
+            raise ValueError(f"tokenizer must list {missing[0]} (config.json is where the architecture is read from)")
         if list(self.weights) != ["model.safetensors"]:
             found = ", ".join(self.weights)
             raise ValueError(f"weights must be model.safetensors alone (a pickle can run code when it is read), not {found}")
@@ -96,6 +147,17 @@ class Catalog(Section):
 def read_dataset(name: str, path: Path = CATALOG) -> Dataset:
     """The entry of dataset `name`; an unknown name raises `UserError` and lists the known ones."""
     return validate(Dataset, _entry("datasets", name, path), f"{path}: datasets.{name}")
+
+
+def read_pinned_dataset(name: str, path: Path = CATALOG) -> Dataset:
+    """Like `read_dataset`; `UserError` if it is not known yet what bytes its files must have."""
+    dataset = read_dataset(name, path)
+    if unknown := [split for split, entry in dataset.splits().items() if entry.pin is None]:
+        raise UserError(
+            f"{path}: datasets.{name}.{unknown[0]} has no bytes, sha256 and rows: its files were never pinned. "
+            f"Run `make pin DATASET={name}`, which downloads them once and writes what they are into {path}."
+        )
+    return dataset
 
 
 def read_model(name: str, path: Path = CATALOG) -> Model:

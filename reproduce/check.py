@@ -5,7 +5,7 @@ Run as: python -m reproduce.check        (every stage does it by itself when it 
 
 import sys
 
-from reproduce.catalog import CATALOG, Catalog, read_dataset, read_model
+from reproduce.catalog import CATALOG, Catalog, read_model, read_pinned_dataset
 from reproduce.params import PARAMS, Experiment, Section, read_experiment, read_yaml, validate
 from reproduce.stage import UserError
 from stages.benchmark import Benchmark
@@ -29,7 +29,7 @@ SECTIONS: dict[str, type[Section]] = {
 def check_inputs() -> None:
     """Raise `UserError` for the first input that cannot be worked with; return silently when all is well."""
     params = read_yaml(PARAMS)
-    known = [*Experiment.model_fields, *SECTIONS, "overrides"]
+    known = [*Experiment.model_fields, *SECTIONS, "tasks", "overrides"]
     if unknown := [key for key in params if key not in known]:
         raise UserError(f"{PARAMS}: {unknown[0]}: unknown section. Known: {', '.join(known)}. Correct the spelling or remove it.")
     if missing := [key for key in known if key not in params]:
@@ -37,7 +37,7 @@ def check_inputs() -> None:
     experiment = read_experiment()
     for name, schema in SECTIONS.items():
         validate(schema, params[name], f"{PARAMS}: {name}")
-    read_dataset(experiment.dataset)
+    read_pinned_dataset(experiment.dataset)
     for model in experiment.models:
         read_model(model)
         read_finetune(model)

@@ -51,6 +51,7 @@ def exclusive(checkpoints: Path) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
+        os.register_at_fork(after_in_child=lock.close)  # or the loader workers of a killed trainer would hold it on
         yield  # the file stays: removing it would let a third process lock a new one beside a second that waits
 
 

@@ -61,6 +61,7 @@ def claim_gpus(gpus: Sequence[str], count: int, locks: Path) -> Iterator[list[st
                 print(f"waiting for {count} free GPU(s) of {', '.join(gpus)}: other runs hold the rest", flush=True)
             waiting = True
             time.sleep(POLL)
+        os.register_at_fork(after_in_child=held.close)  # or the loader workers of a killed trainer would hold them on
         yield taken
 
 

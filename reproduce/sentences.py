@@ -1,29 +1,34 @@
 """Labelled sentences on disk: GLUE's own TSV form, read strictly and written byte for byte."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from reproduce.stage import UserError
 
 
-def read_tsv(path: Path, n_labels: int | None) -> tuple[list[str], list[int]]:
+def read_tsv(
+    path: Path, labels: int | tuple[float, float] | None, columns: Sequence[str] = ("sentence",)
+) -> tuple[list[str], list[float]]:
     """Read a split: header `sentence<TAB>label`, or `index<TAB>sentence` where labels are hidden (label -1).
 
     Args:
-        n_labels: labels must be in 0 .. n_labels - 1; None for a split with hidden labels.
+        labels: a number of classes: labels must be in 0 .. labels - 1 (ints); a range: they are numbers within it (floats);
+            None for a split with hidden labels.
+        columns: the names of the texts of an example: one sentence, or the two of a pair.
 
     Returns:
-        sentences and labels, in file order. Trailing spaces of sentences are kept: SST-2 has them.
+        texts and labels, in file order; the two texts of a pair joined by a tab. Trailing spaces are kept: SST-2 has them.
 
     Raises:
         UserError: naming file and line, for invalid UTF-8, a missing column, a label that is not one of the classes,
-            an empty sentence.
+            an empty sentence (of a pair: both).
     """
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing. Run `dvc repro`, which makes it.") from error
-    header = "index\tsentence" if n_labels is None else "sentence\tlabel"
+    header = "\t".join(["index", *columns] if labels is None else [*columns, "label"])
     if lines[0].endswith(b"\r"):
         raise UserError(f"{path}, line 1: Windows line ends (CRLF). Save it with Unix line ends (LF).")
     if lines[0] != header.encode():
@@ -32,42 +37,58 @@ def read_tsv(path: Path, n_labels: int | None) -> tuple[list[str], list[int]]:
         raise UserError(f"{path}, line 1: {problem}: found {lines[0][:80]!r}, expected {header!r}.")
     if lines[-1] == b"":
         lines.pop()
-    sentences, labels = [], []
+    texts: list[str] = []
+    found: list[float] = []
+    label: float
     for number, raw in enumerate(lines[1:], start=2):
         where = f"{path}, line {number}"
         try:
             fields = raw.decode("utf-8").split("\t")
         except UnicodeDecodeError as error:
             raise UserError(f"{where}: not UTF-8 at byte {error.start + 1} ({error.reason}). Save as UTF-8.") from error
-        if len(fields) != 2:
-            raise UserError(f"{where}: expected 2 columns separated by a tab, found {len(fields)}.")
-        if n_labels is None:
-            sentence, label = fields[1], -1
+        if len(fields) != len(columns) + 1:
+            raise UserError(f"{where}: expected {len(columns) + 1} columns separated by a tab, found {len(fields)}.")
+        if labels is None:
+            text, label = fields[1:], -1
         else:
-            sentence, label = fields[0], _label(fields[1], n_labels, where)
-        if not sentence.strip():
+            text, label = fields[:-1], _label(fields[-1], labels, where)
+        if not "".join(text).strip():
             raise UserError(f"{where}: the sentence is empty. Remove the line or complete it.")
-        sentences.append(sentence)
-        labels.append(label)
-    if not sentences:
+        texts.append("\t".join(text))
+        found.append(label)
+    if not texts:
         raise UserError(f"{path}: no sentence after the header.")
-    return sentences, labels
+    return texts, found
 
 
-def _label(text: str, n_labels: int, where: str) -> int:
-    if text in map(str, range(n_labels)):
-        return int(text)
-    raise UserError(f"{where}: label {text!r}, expected one of {', '.join(map(str, range(n_labels)))}.")
+def _label(text: str, labels: int | tuple[float, float], where: str) -> float:
+    if isinstance(labels, int):
+        if text in map(str, range(labels)):
+            return int(text)
+        raise UserError(f"{where}: label {text!r}, expected one of {', '.join(map(str, range(labels)))}.")
+    low, high = labels
+    try:
+        if low <= (value := float(text)) <= high:
+            return value
+    except ValueError:
+        pass
+    raise UserError(f"{where}: label {text!r}, expected a number from {low:g} to {high:g}.")
 
 
-def to_tsv(sentences: list[str], labels: list[int]) -> bytes:
-    """A split as GLUE writes it. All labels -1 means hidden: an index from 0 takes the labels' place."""
+def to_tsv(texts: Sequence[str], labels: Sequence[float], columns: Sequence[str] = ("sentence",)) -> bytes:
+    """A split as GLUE writes it. All labels -1 means hidden: an index from 0 takes the labels' place.
+
+    Numbers (floats) have three decimals, as in GLUE's STS-B.
+    """
     if all(label == -1 for label in labels):
-        lines = ["index\tsentence", *(f"{index}\t{sentence}" for index, sentence in enumerate(sentences))]
+        lines = ["\t".join(["index", *columns]), *(f"{index}\t{text}" for index, text in enumerate(texts))]
     else:
         lines = [
-            "sentence\tlabel",
-            *(f"{sentence}\t{label}" for sentence, label in zip(sentences, labels, strict=True)),
+            "\t".join([*columns, "label"]),
+            *(
+                f"{text}\t{label if isinstance(label, int) else format(label, '.3f')}"
+                for text, label in zip(texts, labels, strict=True)
+            ),
         ]
     return ("\n".join(lines) + "\n").encode("utf-8")
 

@@ -59,7 +59,8 @@ def out_of_space(error: BaseException | None) -> str:
         for code in codes:
             if os.strerror(code) in text or f"os error {code})" in text or f"[Errno {code}]" in text:
                 return os.strerror(code)
-        if "PytorchStreamWriter" in text or "inline_container" in text:  # PyTorch drops the reason
+        # PyTorch and Python's tempfile drop the reason.
+        if "PytorchStreamWriter" in text or "inline_container" in text or "No usable temporary directory" in text:
             return text.splitlines()[0]
         error = error.__cause__ or error.__context__
     return ""

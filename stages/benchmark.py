@@ -49,7 +49,8 @@ def main() -> None:
 
     if params.threads:
         torch.set_num_threads(params.threads)
-    sentences, _ = read_tsv(Path("data/raw/validation.tsv"), len(read_dataset(experiment.dataset).labels))
+    about = read_dataset(experiment.dataset)
+    sentences, _ = read_tsv(Path("data/raw/validation.tsv"), about.label_values, about.columns)
     models, inputs, results = {}, {}, {}
     for name in names:
         directory = TOKENIZERS / name
@@ -58,7 +59,9 @@ def main() -> None:
         models[name] = build(directory)
         tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
         # Tokenised beforehand: the article's times are of the model.
-        inputs[name] = [torch.tensor([tokenizer(s, truncation=True, max_length=128)["input_ids"]]) for s in sentences]
+        inputs[name] = [
+            torch.tensor([tokenizer(*s.split("\t"), truncation=True, max_length=128)["input_ids"]]) for s in sentences
+        ]
         results[name] = size(models[name])
     print(f"benchmark: {', '.join(names)} take turns over {len(sentences)} sentences, {params.passes} pass(es), "
           f"batch size 1, fp32, {torch.get_num_threads()} CPU thread(s)", flush=True)  # fmt: skip

@@ -6,12 +6,13 @@ Run as: python -m stages.download_dataset
 import argparse
 import hashlib
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from reproduce.catalog import Split, read_dataset
+from reproduce.catalog import Dataset, Split, read_pinned_dataset
 from reproduce.fetch import fetch
 from reproduce.params import Section, read_experiment, read_section
 from reproduce.sentences import md5, read_tsv, to_tsv
@@ -34,51 +35,58 @@ class Selection(Section):
 
 
 def main() -> None:
-    """Write data/raw/{train,validation,test}.tsv."""
+    """Write data/raw/SPLIT.tsv, for the splits that the dataset has."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     name = read_experiment().dataset
-    dataset = read_dataset(name)
+    dataset = read_pinned_dataset(name)
     selection = read_section("selection", Selection)
     with tempfile.TemporaryDirectory() as scratch, output_directory(RAW) as out:
-        fetch("dataset", dataset.sources, {split.file: split for split in dataset.splits().values()}, Path(scratch))
+        fetch("dataset", dataset.sources, dataset.pins(), Path(scratch))
         sizes = {}
         for split_name, split in dataset.splits().items():
             downloaded = Path(scratch) / split.file
-            data, sizes[split_name] = canonical_tsv(downloaded, split, len(dataset.labels), split_name == "test")
+            data, sizes[split_name] = canonical_tsv(downloaded, split, dataset, split_name.startswith("test"))
             (out / f"{split_name}.tsv").write_bytes(data)
         if selection.holdout:
-            kept, held_out = hold_out(*read_tsv(out / "train.tsv", len(dataset.labels)), selection)
-            (out / "train.tsv").write_bytes(to_tsv(*kept))
-            (out / "validation.tsv").write_bytes(to_tsv(*held_out))
+            kept, held_out = hold_out(*read_tsv(out / "train.tsv", dataset.label_values, dataset.columns), selection)
+            (out / "train.tsv").write_bytes(to_tsv(*kept, dataset.columns))
+            (out / "validation.tsv").write_bytes(to_tsv(*held_out, dataset.columns))
+            (out / "validation_mismatched.tsv").unlink(missing_ok=True)
             sizes |= {"train": len(kept[0]), "validation": len(held_out[0])}
     held = ", validation held out of train (selection.holdout)" if selection.holdout else ""
     print(f"{RAW}: {name}, " + ", ".join(f"{split} {n:,}" for split, n in sizes.items()) + " sentences" + held)
 
 
-def canonical_tsv(path: Path, split: Split, n_labels: int, hidden: bool) -> tuple[bytes, int]:
+def canonical_tsv(path: Path, split: Split, dataset: Dataset, hidden: bool) -> tuple[bytes, int]:
     """Bring a downloaded split (.parquet or .tsv) into GLUE's TSV form.
 
+    That form has no place for a tab or a line break in a sentence: from Parquet, each becomes a space, which is what the
+    tokenizer takes it for. Labels of a hidden split are dropped where the source has them (MRPC).
+
     Returns:
-        the bytes of the file and the number of sentences in it.
+        the bytes of the file and the number of sentences (or pairs) in it.
 
     Raises:
         UserError: a malformed TSV (file and line), a wrong number of rows, a canonical form whose md5 is not the
             published one.
     """
+    columns = dataset.columns
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
-        missing = {"sentence", "label"} - set(pyarrow.parquet.read_schema(path).names)
-        if missing:
-            raise UserError(f"{split.file}: column {sorted(missing)[0]} is missing, expected sentence and label.")
-        table = pyarrow.parquet.read_table(path, columns=["sentence", "label"])
-        # Through the TSV form: what cannot be written and read back as such (a tab, an empty sentence, label 5) is refused.
+        if missing := {*columns, "label"} - set(pyarrow.parquet.read_schema(path).names):
+            raise UserError(f"{split.file}: column {sorted(missing)[0]} is missing, expected {', '.join(columns)} and label.")
+        table = pyarrow.parquet.read_table(path, columns=[*columns, "label"])
+        space = str.maketrans("\t\n\r", "   ")
+        rows = zip(*(table[column].to_pylist() for column in columns), strict=True)
+        texts = ["\t".join(text.translate(space) for text in row) for row in rows]
+        # Through the TSV form: what cannot be written and read back as such (an empty sentence, label 5) is refused.
         path = path.with_suffix(".tsv")
-        path.write_bytes(to_tsv(table["sentence"].to_pylist(), table["label"].to_pylist()))
-    sentences, labels = read_tsv(path, None if hidden else n_labels)
+        path.write_bytes(to_tsv(texts, [-1] * len(texts) if hidden else table["label"].to_pylist(), columns))
+    sentences, labels = read_tsv(path, None if hidden else dataset.label_values, columns)
     if len(sentences) != split.rows:
         raise UserError(f"{split.file}: expected {split.rows} rows (catalog.yaml), found {len(sentences)}.")
-    data = to_tsv(sentences, labels)
+    data = to_tsv(sentences, labels, columns)
     if split.tsv_md5 and md5(data) != split.tsv_md5:
         raise UserError(
             f"{split.file}: canonical TSV has md5 {md5(data)}, expected {split.tsv_md5} as published (catalog.yaml, tsv_md5)."
@@ -86,10 +94,10 @@ def canonical_tsv(path: Path, split: Split, n_labels: int, hidden: bool) -> tupl
     return data, len(sentences)
 
 
-Labelled = tuple[list[str], list[int]]
+Labelled = tuple[list[str], list[float]]
 
 
-def hold_out(sentences: list[str], labels: list[int], selection: Selection) -> tuple[Labelled, Labelled]:
+def hold_out(sentences: Sequence[str], labels: Sequence[float], selection: Selection) -> tuple[Labelled, Labelled]:
     """Split train into (kept, held out), by the sha256 of the sentence, so that copies of a sentence stay together.
 
     Both parts keep the file's order. The held-out part may exceed `selection.holdout` by the copies of its last sentence.

@@ -35,7 +35,7 @@ from reproduce.checkpoints import (
 from reproduce.devices import Precision, choose_precision, claim_gpus, deterministic, visible_gpus
 from reproduce.environment import describe, peak_memory
 from reproduce.params import PARAMS, Section, read_section, read_yaml, validate
-from reproduce.stage import UserError, go_offline, output_directory, read_json, run_stage, write_json
+from reproduce.stage import UserError, go_offline, out_of_space, output_directory, read_json, run_stage, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -96,7 +96,8 @@ def main() -> None:
         checkpoints = root() / f"{model}-{seed}-{key[:12]}"
         checkpoints.mkdir(parents=True, exist_ok=True)
         if worker and worker != "0":  # computes its part; the first process writes
-            train(params, machine, seed, precision, inputs, checkpoints, None)
+            if not is_complete(checkpoints / "finished"):  # else the first one takes that over and trains nothing
+                train(params, machine, seed, precision, inputs, checkpoints, None)
             return
         print(f"finetune {model}, seed {seed}: {precision} on {device}, because {reason}", flush=True)
         with exclusive(checkpoints):
@@ -122,9 +123,8 @@ def finish(
         with output_directory(result) as out:
             outcome = train(params, machine, seed, precision, inputs, checkpoints, out)
             outcome |= {"precision": precision, "precision_reason": reason, "device": device, **describe()}
-            for file in inputs["download_tokenizer"].parent.iterdir():
-                if file.name != "config.json":  # the fine-tuned model has its own
-                    shutil.copyfile(file, out / "model" / file.name)
+            for file in ("tokenizer.json", "tokenizer_config.json"):  # the fine-tuned model has a config of its own
+                shutil.copyfile(inputs["download_tokenizer"].parent / file, out / "model" / file)
             write_json(out / "environment.json", outcome)
             mark_complete(out)
         for folder in checkpoints.glob("checkpoint-*"):
@@ -155,27 +155,34 @@ def launch(processes: int, arguments: list[str]) -> None:
     )  # fmt: skip
     try:
         elastic_launch(config, sys.executable)(*arguments)
-    except ChildFailedError:
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:  # it had no time to say so itself
+            killed = f"process {rank} of {processes} was killed by signal {-failure.exitcode} ({failure.signal_name()})"
+            print(f"error: {killed}. Run the same command again: training goes on from its last checkpoint.", file=sys.stderr)
         sys.exit(1)
     except SignalException as error:
         raise KeyboardInterrupt from error
 
 
 def read_finetune(model: str, path: Path = PARAMS) -> Finetune:
-    """Section `finetune` with the overrides of `model` laid over it."""
-    overrides = read_yaml(path).get("overrides")
-    if not isinstance(overrides, dict) or not isinstance(overrides.get(model), dict):
-        raise UserError(
-            f"{path}: overrides.{model} is missing. Add `{model}: {{}}` under overrides if there is nothing to override."
-        )
-    base = read_yaml(path).get("finetune")
-    if not isinstance(base, dict):
+    """Section `finetune`, over it what the dataset changes (`tasks`), over that what `model` changes (`overrides`)."""
+    params = read_yaml(path)
+    merged = params.get("finetune")
+    if not isinstance(merged, dict):
         raise UserError(f"{path}: section finetune is missing. Add it; the default file is in git.")
-    validate(Finetune, base, f"{path}: finetune")
-    if unknown := sorted(set(overrides[model]) - set(Finetune.model_fields)):
-        known = ", ".join(sorted(Finetune.model_fields))
-        raise UserError(f"{path}: overrides.{model}.{unknown[0]}: unknown key. Known here: {known}.")
-    return validate(Finetune, {**base, **overrides[model]}, f"{path}: finetune with overrides.{model}")
+    validate(Finetune, merged, f"{path}: finetune")
+    for section, name in (("tasks", params.get("dataset")), ("overrides", model)):
+        entries = params.get(section)
+        if not isinstance(entries, dict) or not isinstance(entries.get(name), dict):
+            raise UserError(
+                f"{path}: {section}.{name} is missing. Add `{name}: {{}}` under {section} if there is nothing to override."
+            )
+        if unknown := sorted(set(entries[name]) - set(Finetune.model_fields)):
+            known = ", ".join(sorted(Finetune.model_fields))
+            raise UserError(f"{path}: {section}.{name}.{unknown[0]}: unknown key. Known here: {known}.")
+        merged = {**merged, **entries[name]}
+    return validate(Finetune, merged, f"{path}: finetune with tasks.{params['dataset']} and overrides.{model}")
 
 
 def identity(params: Finetune, seed: int, precision: str, inputs: Sequence[Path]) -> str:
@@ -194,16 +201,33 @@ def identity(params: Finetune, seed: int, precision: str, inputs: Sequence[Path]
 
 
 def load_pretrained(weights_dir: Path, tokenizer_dir: Path, label_names: Sequence[str], **extra: Any) -> "PreTrainedModel":
-    """The pretrained encoder with a new classification head (drawn from torch's generator), safetensors only."""
+    """The pretrained encoder with a new head (drawn from torch's generator): one logit a class, or one number without classes.
+
+    Raises:
+        UserError: the files are damaged, or no model that transformers knows. Nothing but safetensors is read.
+    """
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
+    local = {"local_files_only": True, "trust_remote_code": False}
     names = dict(enumerate(label_names))
-    config = AutoConfig.from_pretrained(
-        str(tokenizer_dir), local_files_only=True, id2label=names, label2id={name: i for i, name in names.items()}
+    head: dict[str, Any] = (
+        {"id2label": names, "label2id": {name: i for i, name in names.items()}}
+        if names
+        else {"num_labels": 1, "problem_type": "regression"}
     )
-    return AutoModelForSequenceClassification.from_pretrained(  # type: ignore[no-any-return]
-        str(weights_dir), config=config, local_files_only=True, use_safetensors=True, **extra
-    )
+    place = tokenizer_dir
+    try:
+        config = AutoConfig.from_pretrained(str(tokenizer_dir), **local, **head)
+        place = weights_dir
+        return AutoModelForSequenceClassification.from_pretrained(  # type: ignore[no-any-return]
+            str(weights_dir), config=config, use_safetensors=True, **local, **extra
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if "can't allocate memory" in str(error) or out_of_space(error):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{place} holds no model that can be read: {reason} Delete it and run `dvc checkout {place}`.") from error
 
 
 def train(
@@ -215,8 +239,8 @@ def train(
     Args:
         machine: `checkpoint_every` is rounded up to a multiple of `params.log_every`, so that no half-filled logging window
             is lost on resume.
-        inputs: by producer: a Parquet file with `input_ids` (lists of int32) and `label` (a ClassLabel feature); the weights;
-            the config, beside the tokenizer.
+        inputs: by producer: a Parquet file with `input_ids` and perhaps `token_type_ids` (lists of int32) and `label` (a
+            ClassLabel feature, or float32); the weights; the config, beside the tokenizer.
         out: None in all processes but the first, which write nothing.
 
     Returns:
@@ -230,10 +254,12 @@ def train(
 
     set_verbosity_error()  # "newly initialized: classifier" is what fine-tuning is
     table = pyarrow.parquet.read_table(inputs["tokenize"])
-    label_names = Features.from_arrow_schema(table.schema)["label"].names
+    label_names = getattr(Features.from_arrow_schema(table.schema)["label"], "names", [])  # none: the label is a number
+    id_columns = [name for name in ("input_ids", "token_type_ids") if name in table.column_names]
+    labels = table["label"].to_pylist()
+    columns = [[torch.tensor(ids) for ids in table[name].to_numpy()] for name in id_columns]
     examples = [
-        {"input_ids": torch.tensor(ids), "labels": label}
-        for ids, label in zip(table["input_ids"].to_numpy(), table["label"].to_pylist(), strict=True)
+        {**dict(zip(id_columns, ids, strict=True)), "labels": label} for *ids, label in zip(*columns, labels, strict=True)
     ]
     lengths = torch.tensor([len(example["input_ids"]) for example in examples])
     cuda = torch.cuda.is_available()
@@ -311,8 +337,15 @@ def train(
                 self.training_bar.set_postfix_str(f"loss {float(logs['loss']):.4f}", refresh=False)
 
     def mean_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
-        """Cross-entropy summed over these sentences by the number of the whole batch, over all processes and pieces."""
-        total = torch.nn.functional.cross_entropy(outputs.logits.float(), labels, reduction="sum")
+        """Cross-entropy (of numbers: squared error), summed over these sentences, by the number of the whole batch.
+
+        The whole batch is that of all processes and pieces.
+        """
+        logits = outputs.logits.float()
+        if label_names:
+            total = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+        else:
+            total = torch.nn.functional.mse_loss(logits.squeeze(-1), labels, reduction="sum")
         return total / num_items_in_batch  # type: ignore[no-any-return]
 
     arguments = TrainingArguments(
@@ -371,6 +404,12 @@ def train(
         try:
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         except (MemoryError, RuntimeError) as error:
+            if "DataLoader worker (pid" in str(error):  # PyTorch's words for one that ended on its own
+                raise UserError(
+                    f"{str(error).splitlines()[0].strip().rstrip('.')}, most likely because memory ran out. "
+                    "Set machine.loader_workers to 0 (the training process then prepares the batches itself: same result) "
+                    "and run the same command again: training goes on from its last checkpoint."
+                ) from error
             if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                 raise
             raise out_of_memory(params, len(examples)) from error

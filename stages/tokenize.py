@@ -4,15 +4,16 @@ Run as: python -m stages.tokenize --model distilbert
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from reproduce.catalog import read_dataset
+from reproduce.catalog import SPLITS, read_dataset
 from reproduce.params import Section, read_experiment, read_section
 from reproduce.sentences import read_tsv
-from reproduce.stage import UserError, go_offline, output_directory, run_stage, write_json
+from reproduce.stage import UserError, go_offline, output_directory, read_json, run_stage, write_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -28,21 +29,25 @@ class Tokenize(Section):
 
 
 def main() -> None:
-    """Write data/tokenized/MODEL/{train,validation,test}.parquet and summary.json."""
+    """Write data/tokenized/MODEL/SPLIT.parquet and summary.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a name from catalog.yaml")
     model = parser.parse_args().model
     params = read_section("tokenize", Tokenize)
-    label_names = list(read_dataset(read_experiment().dataset).labels)
+    about = read_dataset(read_experiment().dataset)
     go_offline()
-    tokenizer = load_tokenizer(Path("models/tokenizers") / model)
+    directory = Path("models/tokenizers") / model
+    tokenizer = load_tokenizer(directory)
+    # Not asked of the tokenizer: DistilBERT's gives token types, which the model does not have.
+    token_types = read_json(directory / "config.json", "Run `dvc repro download_tokenizer`.").get("type_vocab_size", 0) > 1
     summary = {}
     with output_directory(Path("data/tokenized") / model) as out:
-        for split in ("train", "validation", "test"):
-            if split == "test" and not (RAW / "test.tsv").exists():
-                continue  # not every dataset has a split with hidden labels
-            sentences, labels = read_tsv(RAW / f"{split}.tsv", None if split == "test" else len(label_names))
-            dataset = tokenize_split(tokenizer, sentences, labels, label_names, params.max_length)
+        for split in SPLITS:
+            if split not in ("train", "validation") and not (RAW / f"{split}.tsv").exists():
+                continue  # not every dataset has it
+            hidden = split.startswith("test")
+            texts, labels = read_tsv(RAW / f"{split}.tsv", None if hidden else about.label_values, about.columns)
+            dataset = tokenize_split(tokenizer, texts, labels, about.labels, params.max_length, token_types)
             dataset.to_parquet(str(out / f"{split}.parquet"))
             summary[split] = length_summary(dataset, params.max_length)
         write_json(out / "summary.json", summary)
@@ -61,33 +66,44 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerFast":
 
 def tokenize_split(
     tokenizer: "PreTrainedTokenizerFast",
-    sentences: list[str],
-    labels: list[int],
-    label_names: list[str],
+    texts: Sequence[str],
+    labels: Sequence[float],
+    label_names: Sequence[str],
     max_length: int,
+    token_types: bool = False,
 ) -> "Dataset":
     """Tokenise one split in order.
 
+    Args:
+        texts: sentences, or pairs of them joined by a tab; of a pair too long, the longer sentence is cut first.
+        token_types: the model tells the sentences of a pair apart by them.
+
     Returns:
-        A dataset with `input_ids` (lists of int32, [CLS] ... [SEP], cut at `max_length`, unpadded) and `label`
-        (a ClassLabel that carries the names; -1 where hidden). No attention mask: without padding it is all ones.
+        A dataset with `input_ids` (lists of int32, [CLS] ... [SEP], for a pair [CLS] ... [SEP] ... [SEP], cut at `max_length`,
+        unpadded) and `label` (a ClassLabel that carries the names, -1 where hidden; float32 if there are no names). With
+        `token_types` pairs also have `token_type_ids` (lists of int32, 0 for the first sentence, 1 for the second).
+        No attention mask: without padding it is all ones.
     """
     from datasets import ClassLabel, Dataset, Features, List, Value
     from datasets.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # all of SST-2 takes seconds
+    pairs = "\t" in texts[0]
+    typed = pairs and token_types
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        ids = tokenizer(
-            batch["sentence"], truncation=True, max_length=max_length,
-            return_attention_mask=False, return_token_type_ids=False,
-        )["input_ids"]  # fmt: skip
-        return {"input_ids": ids}
+        sentences = [[text.split("\t")[i] for text in batch["text"]] for i in range(1 + pairs)]
+        coded = tokenizer(*sentences, truncation=True, max_length=max_length, return_attention_mask=False,
+                          return_token_type_ids=typed)  # fmt: skip
+        return dict(coded)
 
-    features = Features({"input_ids": List(Value("int32")), "label": ClassLabel(names=label_names)})
-    raw = Dataset.from_dict({"sentence": sentences, "label": labels})
+    features = Features({"input_ids": List(Value("int32"))})
+    if typed:
+        features["token_type_ids"] = List(Value("int32"))
+    features["label"] = ClassLabel(names=list(label_names)) if label_names else Value("float32")
+    raw = Dataset.from_dict({"text": texts, "label": labels})
     # The fingerprint would otherwise be a hash of the tokenizer, which costs as much as tokenising; nothing is cached here.
-    return raw.map(encode, batched=True, batch_size=10_000, remove_columns="sentence", features=features,
+    return raw.map(encode, batched=True, batch_size=10_000, remove_columns="text", features=features,
                    keep_in_memory=True, new_fingerprint="tokenized")  # fmt: skip
 
 

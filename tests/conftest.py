@@ -146,13 +146,15 @@ def make_repository(path: Path, tiny_model: Path, commit: bool = True) -> Reposi
     }
 
     def catalog(data: Any) -> None:
-        data["datasets"]["toy"] = {"sources": [{"folder": "data/toy"}], "labels": ["NEGATIVE", "POSITIVE"], **splits}
+        data["datasets"]["toy"] = {"sources": [{"folder": "data/toy"}], "columns": ["sentence"], "labels": ["NEGATIVE", "POSITIVE"],
+                                   "metrics": ["accuracy", "f1"], **splits}  # fmt: skip
         data["models"]["tiny"] = model
         data["models"]["other"] = model
 
     def params(data: Any) -> None:
         data.update(dataset="toy", models=["tiny"], seeds=[1])
         data["overrides"].update(tiny={}, other={})
+        data["tasks"]["toy"] = {}
         data["finetune"].update(learning_rate=1e-2, batch_size=8, epochs=2, warmup_steps=2, log_every=2, precision="fp32")
         data["machine"]["checkpoint_every"] = 4
         data["benchmark"].update(passes=1, warmup=1)

@@ -54,7 +54,7 @@ CASES = {
 @pytest.mark.parametrize(("classes", "logits", "labels"), CASES.values(), ids=CASES)
 def test_metrics_equal_scikit_learn_s(classes: int, logits: torch.Tensor, labels: list[int]) -> None:
     names = NAMES[:classes]
-    result = measure(logits, labels, names)
+    result = measure(logits, labels, names, ("accuracy", "f1"))
     predicted = logits.argmax(dim=1).numpy()
     average: dict[str, Any] = {"pos_label": 1} if classes == 2 else {"average": "macro", "labels": range(classes)}
     assert result["accuracy"] == round(accuracy_score(labels, predicted), 6)
@@ -71,7 +71,9 @@ def test_metrics_of_four_sentences_by_hand() -> None:
     """Two hits of class 1, one miss, one false alarm: F1 = 4 / 6. Logits (0, x) cost log(1 + exp(-+x))."""
     logits = torch.tensor([[0.0, 1.0], [0.0, 2.0], [0.0, -1.0], [0.0, 3.0]])
     loss = (math.log1p(math.exp(-1)) + math.log1p(math.exp(-2)) + math.log1p(math.exp(1)) + math.log1p(math.exp(3))) / 4
-    assert measure(logits, [1, 1, 1, 0], NAMES[:2]) == {
+    assert measure(logits, [1, 1, 1, 0], NAMES[:2], ("accuracy", "f1")) == {
+        "metric": "accuracy",
+        "score": 0.5,
         "accuracy": 0.5,
         "f1": 0.666667,
         "loss": round(loss, 6),
@@ -82,9 +84,9 @@ def test_metrics_of_four_sentences_by_hand() -> None:
 
 
 def test_metrics_are_plain_numbers() -> None:
-    result = measure(*random_case(2, 10, 3), NAMES[:2])
+    result = measure(*random_case(2, 10, 3), NAMES[:2], ("accuracy", "f1"))
     assert {key: type(value) for key, value in result.items()} == {
-        "accuracy": float, "f1": float, "loss": float, "correct": int, "n": int, "confusion": dict,
+        "accuracy": float, "f1": float, "metric": str, "score": float, "loss": float, "correct": int, "n": int, "confusion": dict,
     }  # fmt: skip
 
 
@@ -121,7 +123,7 @@ def test_logits_come_in_file_order_whatever_the_batch_size(
 def test_predictions_read_back_as_they_were() -> None:
     sentences = ["plain", "one, two", 'he said "no"', '", both', " space kept ", "naïve – 電影", "NA", "a\rb", "'", "1"]
     logits, labels = random_case(3, len(sentences), 4)
-    text = predictions_csv(sentences, labels, logits)
+    text = predictions_csv(sentences, ["sentence"], labels, logits)
     assert text.startswith("sentence,label,predicted,probability\nplain,")
     frame = pd.read_csv(io.StringIO(text, newline=""), keep_default_na=False, dtype={"sentence": str}, lineterminator="\n")
     assert list(frame.columns) == ["sentence", "label", "predicted", "probability"]
@@ -134,7 +136,7 @@ def test_predictions_read_back_as_they_were() -> None:
 
 def test_a_line_of_the_predictions_by_hand() -> None:
     """Logits (0, log 3): probability 3/4 of class 1."""
-    assert predictions_csv(['a, "b"'], [0], torch.tensor([[0.0, math.log(3)]])) == (
+    assert predictions_csv(['a, "b"'], ["sentence"], [0], torch.tensor([[0.0, math.log(3)]])) == (
         'sentence,label,predicted,probability\n"a, ""b""",0,1,0.750000\n'
     )
 

@@ -455,7 +455,8 @@ def add_cloud(repository: Repository, hub: Hub, *more: dict[str, str]) -> Path:
     """Put the dataset `cloud` on the hub and choose it; returns the folder with its Parquet files."""
     folder = repository.path.parent / "cloud"
     sources = [{"hub": "test-org/reviews", "revision": COMMIT}, *more]
-    entry = {"sources": sources, "labels": ["NEGATIVE", "POSITIVE"], **write_cloud(folder)}
+    entry = {"sources": sources, "columns": ["sentence"], "labels": ["NEGATIVE", "POSITIVE"], "metrics": ["accuracy"],
+             **write_cloud(folder)}  # fmt: skip
     hub.add("datasets/test-org/reviews", folder)
     repository.edit("catalog.yaml", lambda data: data["datasets"].update(cloud=entry))
     repository.edit("params.yaml", lambda data: data.update(dataset="cloud"))

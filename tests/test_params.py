@@ -87,7 +87,7 @@ BAD: list[tuple[str, Callable[[Any], Any], str]] = [
     ("unknown dataset", lambda p: p.update(dataset="foo"), "unknown dataset 'foo': catalog.yaml knows pocket, sst2."),
     ("no override entry", lambda p: p["overrides"].pop("bert"), "params.yaml: overrides.bert is missing. Add `bert: {}` under overrides"),
     ("unknown override", lambda p: p["overrides"]["bert"].update(lr=1), "params.yaml: overrides.bert.lr: unknown key."),
-    ("bad override", lambda p: p["overrides"]["bert"].update(epochs=0), "params.yaml: finetune with overrides.bert.epochs: input should be"),
+    ("bad override", lambda p: p["overrides"]["bert"].update(epochs=0), "params.yaml: finetune with tasks.sst2 and overrides.bert.epochs: input should be"),
     ("max_length beyond BERT", lambda p: p["tokenize"].update(max_length=513), "params.yaml: tokenize.max_length: input should be less than or equal to 512"),
     ("no section but a list", lambda p: p.update(finetune=[]), "params.yaml: finetune: input should be"),
 ]  # fmt: skip

@@ -15,7 +15,7 @@ POCKET = ROOT / "data/pocket"
 WORDS, CHARACTERS, CONTAINED = 0.5, 0.5, 0.8  # from here on two sentences are near-duplicates
 
 
-def read(split: str) -> tuple[list[str], list[int]]:
+def read(split: str) -> tuple[list[str], list[float]]:
     return read_tsv(POCKET / f"{split}.tsv", 2)
 
 
