@@ -13,7 +13,7 @@ import pytest
 
 from conftest import MODEL_FILES, ROOT, Repository, dump_yaml, load_yaml, pin
 from hub import COMMIT, contents
-from reproduce.catalog import Dataset, Pin, Source, Split, read_dataset, read_model
+from reproduce.catalog import TOKENIZER_FILES, Dataset, Pin, Source, Split, read_dataset, read_model
 from reproduce.fetch import fetch
 from reproduce.sentences import read_tsv
 from reproduce.stage import UserError
@@ -276,7 +276,8 @@ def good_catalog() -> Any:
             },
             "books": {},
         },
-        "models": {"small": {"sources": [hub()], "tokenizer": {"config.json": a_pin()}, "weights": {"model.safetensors": a_pin()}}},
+        "models": {"small": {"sources": [hub()], "tokenizer": {name: a_pin() for name in TOKENIZER_FILES},
+                             "weights": {"model.safetensors": a_pin()}}},
     }  # fmt: skip
 
 
@@ -298,6 +299,7 @@ def set_in(*path: Any) -> Callable[[Any], None]:
 DELETE = object()
 FILMS, SMALL = ("datasets", "films"), ("models", "small")
 WEIGHTS = (*SMALL, "weights", "model.safetensors")
+TOGETHER = "bytes, sha256 and rows go together: give all three, or none and run `make pin`"
 ONE_KIND = "a source names exactly one of hub, pypi, folder"
 BAD_CATALOGS = {
     "no revision": (set_in(*FILMS, "sources", 0, "revision", DELETE), "films.sources.0: hub and revision go together: pin the commit"),
@@ -305,23 +307,26 @@ BAD_CATALOGS = {
                  '(found "main").'),
     "39 digits": (set_in(*FILMS, "sources", 0, "revision", COMMIT[:39]), f'films.sources.0.revision: string should match pattern '
                   f"'^[0-9a-f]{{40}}$' (found \"{COMMIT[:39]}\")."),
-    "no sha256": (set_in(*FILMS, "train", "sha256", DELETE), "films.train.sha256: missing."),
+    "no sha256": (set_in(*FILMS, "train", "sha256", DELETE), f"films.train: {TOGETHER}"),
     "63 digits": (set_in(*FILMS, "train", "sha256", "a" * 63), "films.train.sha256: string should match pattern '^[0-9a-f]{64}$'"),
     "capitals": (set_in(*FILMS, "train", "sha256", "A" * 64), "films.train.sha256: string should match pattern '^[0-9a-f]{64}$'"),
-    "no bytes": (set_in(*FILMS, "validation", "bytes", DELETE), "films.validation.bytes: missing."),
+    "no bytes": (set_in(*FILMS, "validation", "bytes", DELETE), f"films.validation: {TOGETHER}"),
     "bytes in quotes": (set_in(*FILMS, "train", "bytes", "1"), 'films.train.bytes: input should be a valid integer (found "1").'),
     "negative bytes": (set_in(*FILMS, "train", "bytes", -1), "films.train.bytes: input should be greater than or equal to 0 (found -1)."),
-    "no rows": (set_in(*FILMS, "train", "rows", DELETE), "films.train.rows: missing."),
+    "no rows": (set_in(*FILMS, "train", "rows", DELETE), f"films.train: {TOGETHER}"),
     "bad md5": (set_in(*FILMS, "train", "tsv_md5", "abc"), "films.train.tsv_md5: string should match pattern '^[0-9a-f]{32}$' "
                 '(found "abc").'),
     "no validation": (set_in(*FILMS, "validation", DELETE), "films.validation: missing."),
-    "one label": (set_in(*FILMS, "labels", ["NO"]), "films.labels: "),
+    "one label": (set_in(*FILMS, "labels", ["NO"]), "films: name two labels or more, or none and a scale"),
+    "labels and a scale": (set_in(*FILMS, "scale", [0.0, 5.0]), "films: name two labels or more, or none and a scale"),
+    "another metric": (set_in(*FILMS, "metrics", ["bleu"]), "films.metrics.0: input should be 'accuracy'"),
+    "a metric of numbers": (set_in(*FILMS, "metrics", ["pearson"]), "films: metric pearson does not fit classes"),
+    "three columns": (set_in(*FILMS, "columns", ["a", "b", "c"]), "films.columns: "),
     "no sources": (set_in(*FILMS, "sources", []), "films.sources: empty. Name at least one."),
     "sources missing": (set_in(*FILMS, "sources", DELETE), "films.sources: missing."),
     "empty source": (set_in(*FILMS, "sources", [{}]), f"films.sources.0: {ONE_KIND} (found {{}})."),
     "two kinds": (set_in(*FILMS, "sources", 0, "folder", "x"), f"films.sources.0: {ONE_KIND} "),
-    "unknown key": (set_in(*FILMS, "licence", "x"), "films.licence: unknown key. Known here: labels, sources, test, train, validation. "
-                    "Correct the spelling or remove it."),
+    "unknown key": (set_in(*FILMS, "licence", "x"), "films.licence: unknown key. Known here: columns, labels, metrics, "),
     "unknown key in a source": (set_in(*FILMS, "sources", 0, "branch", "x"), "films.sources.0.branch: unknown key."),
     "a repository without an owner": (set_in(*SMALL, "sources", 0, "hub", "thing"), "small.sources.0.hub: string should match pattern"),
     "a wheel of any version": (set_in(*SMALL, "sources", [{"pypi": "thing", "inside": "x"}]),
@@ -336,7 +341,7 @@ BAD_CATALOGS = {
     "no weights": (set_in(*SMALL, "weights", {}), "small.weights: empty. Name at least one."),
     "weights without a pin": (set_in(*WEIGHTS, {}), "small.weights.model.safetensors.bytes: missing."),
     "no config": (set_in(*SMALL, "tokenizer", {"vocab.txt": {"bytes": 1, "sha256": "a" * 64}}),
-                  "small: tokenizer must list config.json: the architecture is read from it"),
+                  "small: tokenizer must list config.json (config.json is where the architecture is read from)"),
     "unknown key of a model": (set_in(*SMALL, "size", 1), "small.size: unknown key. Known here: sources, tokenizer, weights. "),
     "an entry that is a list": (set_in(*SMALL, [1]), "small: "),
 }  # fmt: skip

@@ -169,7 +169,7 @@ def test_the_metrics_file_holds_results_and_nothing_of_the_machine(finished: Rep
     metrics = finished.json(RUN)
     about = {key: metrics.pop(key) for key in ("dataset", "split", "model", "seed")}
     assert about == {"dataset": "toy", "split": "validation", "model": "tiny", "seed": 1}
-    assert set(metrics) == {"accuracy", "f1", "loss", "correct", "n", "confusion"}
+    assert set(metrics) == {"metric", "score", "accuracy", "f1", "loss", "correct", "n", "confusion"}
     text = (finished.path / RUN).read_text(encoding="utf-8")
     assert text.endswith("}\n") and "/" not in text and "\\" not in text
     assert not re.search(r"20\d\d|:\d\d|second|time|date|host", text)
