@@ -43,6 +43,7 @@ class Margins(Section):
     retention: Annotated[float, Field(gt=0)]  # points of the percentage
     parameters: Annotated[float, Field(gt=0)]  # points of the percentage
     speed: Annotated[float, Field(ge=0)]  # of the ratio
+    size: Annotated[float, Field(gt=0)]  # MB
 
 
 class Bootstrap(Section):
@@ -116,7 +117,7 @@ def judge(evidence: Evidence, published: Published, params: Compare) -> dict[str
     found["retention_glue"] = _entry(claims.retention_glue, claims.retention_glue.published, rule="none: one task is not nine")
     found["parameters"] = parameters_claim(claims.parameters, evidence.speed, params)
     found["speed"] = speed_claim(claims.speed, published.table3.seconds, evidence.speed, params)
-    found["size"] = size_claim(claims.size, evidence.speed)
+    found["size"] = size_claim(claims.size, evidence.speed, params)
     title = published.titles.get(evidence.dataset, evidence.dataset)
     for entry in found.values():
         number = f"{entry['published']:g}"
@@ -260,13 +261,16 @@ def speed_claim(claim: Claim, seconds: dict[str, float], speed: dict[str, Any] |
     )  # fmt: skip
 
 
-def size_claim(claim: NumberClaim, speed: dict[str, Any] | None) -> dict[str, Any]:
-    """MB (10^6 bytes) of the saved fp32 weights, which are not what was claimed, so that no difference decides."""
-    published, rule = claim.published, "inconclusive whatever is measured: it is not what was claimed"
+def size_claim(claim: NumberClaim, speed: dict[str, Any] | None, params: Compare) -> dict[str, Any]:
+    """MB (10^6 bytes) of the saved fp32 weights: exact, so the margin alone decides."""
+    margin, published = params.margins.size, claim.published
+    rule = f"reproduced: within {margin:g} MB of the published value; not reproduced: otherwise (a file's size has no error)"
     found = _measured(claim, speed)
     if not found:
-        return _entry(claim, published, notes=(_not_measured(claim, found),), rule=rule)
-    return _entry(claim, published, INCONCLUSIVE, found[claim.models[0]]["bytes"] / 1e6, files=SPEED_FILES, rule=rule)
+        return _entry(claim, published, notes=(_not_measured(claim, found),), rule=rule, margin=margin)
+    measured = found[claim.models[0]]["bytes"] / 1e6
+    verdict = REPRODUCED if abs(measured - published) <= margin else NOT_REPRODUCED
+    return _entry(claim, published, verdict, measured, files=SPEED_FILES, rule=rule, margin=margin)
 
 
 # --- intervals over sentences, and models paired on them ----------------------------------------------------------------

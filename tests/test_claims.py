@@ -314,10 +314,13 @@ def test_speed_is_the_ratio_of_each_pass() -> None:
     assert (one["measured"], one["verdict"]) == (2.0, "inconclusive")
 
 
-def test_size_says_that_it_is_another_thing() -> None:
-    claim = size_claim(PUBLISHED.claims.size, speed())
-    assert (claim["published"], claim["measured"], claim["difference"], claim["verdict"]) == (207, 267.83, 60.83, "inconclusive")
-    assert "Not the same thing" in claim["note"] and claim["margin"] is None
+@pytest.mark.parametrize(("size", "verdict"), [(267_832_560, "not reproduced"), (207_900_000, "reproduced")])
+def test_size_is_weighed(size: int, verdict: str) -> None:
+    measured = speed()
+    measured["models"]["distilbert"]["bytes"] = size
+    claim = size_claim(PUBLISHED.claims.size, measured, PARAMS)
+    assert (claim["published"], claim["measured"], claim["verdict"]) == (207, round(size / 1e6, 2), verdict)
+    assert "telephone" in claim["note"] and claim["margin"] == 1.0
 
 
 @pytest.mark.parametrize("measured", [None, {"models": {"minilm": {}}}])
