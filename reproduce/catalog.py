@@ -120,6 +120,13 @@ class Dataset(Section):
         of_numbers = {"pearson", "spearman"}
         if wrong := [name for name in self.metrics if (name in of_numbers) != (self.scale is not None)]:
             raise ValueError(f"metric {wrong[0]} does not fit {'numbers' if self.scale else 'classes'}")
+        # What reproduce/statistics.py can give an interval: found here, not after the training.
+        headline, binary = self.metrics[0], len(self.labels) == 2
+        if headline == "spearman" or (headline in ("f1", "matthews") and not binary):
+            first = "pearson" if self.scale else "accuracy"
+            raise ValueError(
+                f"metric {headline} cannot be the headline{'' if self.scale else ' of more than two classes'}: put {first} first"
+            )
         return self
 
     @property

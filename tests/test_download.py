@@ -296,11 +296,15 @@ def set_in(*path: Any) -> Callable[[Any], None]:
     return change
 
 
-def with_scale(low: float, high: float) -> Callable[[Any], None]:
+def with_scale(low: float, high: float, *metrics: str) -> Callable[[Any], None]:
     def change(data: Any) -> None:
-        data["datasets"]["films"].update(labels=[], scale=[low, high])
+        data["datasets"]["films"].update(labels=[], scale=[low, high], metrics=list(metrics) or ["accuracy"])
 
     return change
+
+
+def f1_of_three(data: Any) -> None:
+    data["datasets"]["films"].update(labels=["NO", "YES", "MAYBE"], metrics=["f1"])
 
 
 DELETE = object()
@@ -333,6 +337,9 @@ BAD_CATALOGS = {
     "accuracy of numbers": (with_scale(0, 5), "films: metric accuracy does not fit numbers"),
     "a correlation of classes": (set_in(*FILMS, "metrics", ["pearson"]), "films: metric pearson does not fit classes"),
     "an unknown metric": (set_in(*FILMS, "metrics", ["auc"]), "films.metrics.0: input should be 'accuracy', 'f1', 'matthews',"),
+    "a rank correlation as the headline": (with_scale(0, 5, "spearman", "pearson"),
+                                           "films: metric spearman cannot be the headline: put pearson first"),
+    "F1 of three classes as the headline": (f1_of_three, "films: metric f1 cannot be the headline of more than two classes: put accuracy first"),
     "no metric": (set_in(*FILMS, "metrics", []), "films.metrics: empty. Name at least one."),
     "three texts": (set_in(*FILMS, "columns", ["a", "b", "c"]), "films.columns: "),
     "a text twice": (set_in(*FILMS, "columns", ["a", "a"]), "films.columns: listed more than once: a; list each once"),
