@@ -8,7 +8,7 @@ export PATH := $(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install check demo repro parallel verify clean-checkpoints remote push fsck test lint format
+.PHONY: help install check demo repro parallel verify pin clean-checkpoints remote push fsck test lint format
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ parallel: check ## Train JOBS runs at a time: make parallel JOBS=2
 
 verify: $(STAMP) ## Run a stage again elsewhere and compare it with dvc.lock: make verify STAGE=tokenize@minilm
 	@python -m reproduce.verify $(or $(STAGE),$(error say which stage: make verify STAGE=tokenize@minilm (dvc stage list shows them)))
+
+pin: $(STAMP) ## Download a dataset of catalog.yaml that has no pins yet and write them: make pin DATASET=rte
+	@python -m reproduce.pin $(or $(DATASET),$(error say which dataset: make pin DATASET=rte (catalog.yaml names them)))
 
 clean-checkpoints: $(STAMP) ## Say what killed trainings left on the disk, ask, delete it (YES=1: do not ask)
 	@python -m reproduce.checkpoints $(if $(YES),--yes)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from reproduce.params import Section, read_yaml, validate
 from reproduce.stage import UserError
@@ -53,7 +53,7 @@ class Source(Section):
 class Split(Section):
     """One split of a dataset: the file that carries it, and what it must be once in canonical form.
 
-    `bytes`, `sha256` and `rows` are missing until the file is pinned; nothing is downloaded before.
+    `bytes` and `sha256` are missing until the file is pinned (reproduce/pin.py); no stage downloads it before.
     """
 
     file: FileName
@@ -64,8 +64,9 @@ class Split(Section):
 
     @model_validator(mode="after")
     def _all_or_none(self) -> "Split":
-        if len({value is None for value in (self.bytes, self.sha256, self.rows)}) > 1:
-            raise ValueError("bytes, sha256 and rows go together: give all three, or none and run `make pin`")
+        given = [value is not None for value in (self.bytes, self.sha256, self.rows)]
+        if any(given[:2]) and not all(given):
+            raise ValueError("bytes, sha256 and rows go together: give all three, or neither bytes nor sha256 and run `make pin`")
         return self
 
     @property
@@ -73,6 +74,10 @@ class Split(Section):
         """What the file must be; None if that is not known yet."""
         return None if self.bytes is None or self.sha256 is None else Pin(bytes=self.bytes, sha256=self.sha256)
 
+
+# The texts of an example become columns of data/raw and predictions/, beside these.
+Column = Annotated[str, Field(pattern=r"^\w[\w. -]*$")]
+OWN_COLUMNS = {"index", "label", "predicted", "probability", "split"}
 
 # Metrics of GLUE (Wang et al. 2018, section 3): what a run can be judged by.
 MetricName = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
@@ -82,7 +87,7 @@ class Dataset(Section):
     """A set of labelled sentences, or of pairs of them."""
 
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
-    columns: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)]  # the texts of an example
+    columns: Annotated[tuple[Column, ...], Field(min_length=1, max_length=2)]  # the texts of an example
     labels: tuple[str, ...]  # names of the classes 0, 1, ...; none where the label is a number
     scale: tuple[float, float] | None = None  # the range of that number
     metrics: Annotated[tuple[MetricName, ...], Field(min_length=1)]  # the first is the headline
@@ -92,13 +97,36 @@ class Dataset(Section):
     validation_mismatched: Split | None = None  # MNLI: other genres than those of train
     test_mismatched: Split | None = None
 
+    @field_validator("columns", "labels", "metrics")
+    @classmethod
+    def _no_repetition(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        if repeated := sorted({value for value in values if values.count(value) > 1}):
+            raise ValueError(f"listed more than once: {', '.join(repeated)}; list each once")
+        return values
+
+    @field_validator("columns")
+    @classmethod
+    def _no_column_of_ours(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        if taken := OWN_COLUMNS.intersection(values):
+            raise ValueError(f"{min(taken)} is a column of our own tables; rename it in the source")
+        return values
+
     @model_validator(mode="after")
     def _classes_or_numbers(self) -> "Dataset":
         if (len(self.labels) >= 2) == (self.scale is not None) or len(self.labels) == 1:
             raise ValueError("name two labels or more, or none and a scale ([lowest, highest]) where the label is a number")
+        if self.scale and self.scale[0] >= self.scale[1]:
+            raise ValueError(f"scale goes from the lowest to the highest label, not from {self.scale[0]:g} to {self.scale[1]:g}")
         of_numbers = {"pearson", "spearman"}
         if wrong := [name for name in self.metrics if (name in of_numbers) != (self.scale is not None)]:
             raise ValueError(f"metric {wrong[0]} does not fit {'numbers' if self.scale else 'classes'}")
+        # What reproduce/statistics.py can give an interval: found here, not after the training.
+        headline, binary = self.metrics[0], len(self.labels) == 2
+        if headline == "spearman" or (headline in ("f1", "matthews") and not binary):
+            first = "pearson" if self.scale else "accuracy"
+            raise ValueError(
+                f"metric {headline} cannot be the headline{'' if self.scale else ' of more than two classes'}: put {first} first"
+            )
         return self
 
     @property
@@ -154,7 +182,7 @@ def read_pinned_dataset(name: str, path: Path = CATALOG) -> Dataset:
     dataset = read_dataset(name, path)
     if unknown := [split for split, entry in dataset.splits().items() if entry.pin is None]:
         raise UserError(
-            f"{path}: datasets.{name}.{unknown[0]} has no bytes, sha256 and rows: its files were never pinned. "
+            f"{path}: datasets.{name}.{unknown[0]} has no bytes and sha256: its files were never pinned. "
             f"Run `make pin DATASET={name}`, which downloads them once and writes what they are into {path}."
         )
     return dataset

@@ -42,7 +42,14 @@ def check_inputs() -> None:
     for model in experiment.models:
         read_model(model)
         read_finetune(model)
-    validate(Catalog, read_yaml(CATALOG), f"{CATALOG}:")
+    catalog = validate(Catalog, read_yaml(CATALOG), f"{CATALOG}:")
+    for section, names in (("tasks", catalog.datasets), ("overrides", catalog.models)):
+        for name, changes in params[section].items():  # those of other experiments too
+            if name not in names:
+                raise UserError(f"{PARAMS}: {section}.{name}: {CATALOG} knows {', '.join(sorted(names))}. Correct or remove it.")
+            if not isinstance(changes, dict):
+                raise UserError(f"{PARAMS}: {section}.{name}: expected a mapping, found {changes!r}. Write {{}} for no change.")
+            validate(Finetune, {**params["finetune"], **changes}, f"{PARAMS}: finetune with {section}.{name}")
     validate(Published, read_yaml(PUBLISHED), f"{PUBLISHED}:")
 
 

@@ -26,7 +26,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from reproduce.catalog import Pin, Source
 from reproduce.stage import UserError
@@ -164,19 +164,50 @@ def _hub_file(kind: Kind, source: Source, name: str, pin: Pin, target: Path) -> 
         raise
 
 
+def stated_pin(kind: Kind, source: Source, name: str) -> Pin | None:
+    """What the Hub says that a file is. None if it does not say: for a file in Git LFS its ETag is the sha256, else it is not.
+
+    Raises:
+        Unavailable: nobody there, no such file, no access.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    def ask() -> Pin | None:
+        url = hf_hub_url(source.hub or "", name, repo_type=kind, revision=source.revision)
+        about = get_hf_file_metadata(url, timeout=HUB_TIMEOUT)
+        if about.size is None or not re.fullmatch(r"[0-9a-f]{64}", about.etag or ""):
+            return None
+        return Pin(bytes=about.size, sha256=about.etag or "")
+
+    return _insist(ask, kind, source, name)
+
+
 def _download(kind: Kind, source: Source, name: str, pin: Pin, target: Path) -> tuple[str, bool]:
     """Download one file into the client's cache. Returns its place there and whether `target` already is the pinned file."""
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import hf_hub_download
+
+    def ask() -> tuple[str, bool]:
+        with _written_beside(target, pin) as verified:
+            # force_download: the client then asks once for the file's size and place. Without it, it would ask for minutes.
+            path = hf_hub_download(
+                source.hub or "", name, repo_type=kind, revision=source.revision,
+                force_download=True, etag_timeout=HUB_TIMEOUT,
+            )  # fmt: skip
+        return path, verified()
+
+    return _insist(ask, kind, source, name)
+
+
+Answer = TypeVar("Answer")
+
+
+def _insist(ask: Callable[[], Answer], kind: Kind, source: Source, name: str) -> Answer:
+    """What the Hub answers to `ask`, about the file `name`; tried again as long as that is worth it, then `Unavailable`."""
+    from huggingface_hub import constants
 
     for wait in (*WAITS, None):
         try:
-            with _written_beside(target, pin) as verified:
-                # force_download: the client then asks once for the file's size and place. Without it, it would ask for minutes.
-                path = hf_hub_download(
-                    source.hub or "", name, repo_type=kind, revision=source.revision,
-                    force_download=True, etag_timeout=HUB_TIMEOUT,
-                )  # fmt: skip
-            return path, verified()
+            return ask()
         except Exception as error:  # the client's errors share no base class; none of them is worth a traceback
             reason, asked = _judge(error, kind, source, name)
             if asked is None or asked > LONGEST_WAIT or wait is None:

@@ -1,6 +1,8 @@
 """Labelled sentences on disk: GLUE's own TSV form, read strictly and written byte for byte."""
 
 import hashlib
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +16,7 @@ def read_tsv(
 
     Args:
         labels: a number of classes: labels must be in 0 .. labels - 1 (ints); a range: they are numbers within it (floats);
-            None for a split with hidden labels.
+            None for a split with hidden labels. Numbers have at most three decimals, all that `to_tsv` writes.
         columns: the names of the texts of an example: one sentence, or the two of a pair.
 
     Returns:
@@ -67,30 +69,32 @@ def _label(text: str, labels: int | tuple[float, float], where: str) -> float:
             return int(text)
         raise UserError(f"{where}: label {text!r}, expected one of {', '.join(map(str, range(labels)))}.")
     low, high = labels
-    try:
-        if low <= (value := float(text)) <= high:
-            return value
-    except ValueError:
-        pass
-    raise UserError(f"{where}: label {text!r}, expected a number from {low:g} to {high:g}.")
+    if re.fullmatch(r"-?[0-9]+(\.[0-9]{1,3})?", text) and low <= float(text) <= high:
+        return float(text)
+    raise UserError(f"{where}: label {text!r}, expected a number from {low:g} to {high:g} with at most three decimals.")
 
 
 def to_tsv(texts: Sequence[str], labels: Sequence[float], columns: Sequence[str] = ("sentence",)) -> bytes:
     """A split as GLUE writes it. All labels -1 means hidden: an index from 0 takes the labels' place.
 
-    Numbers (floats) have three decimals, as in GLUE's STS-B.
+    Numbers (floats) have three decimals, as in GLUE's STS-B; one that needs more keeps them, and `read_tsv` refuses it.
     """
     if all(label == -1 for label in labels):
         lines = ["\t".join(["index", *columns]), *(f"{index}\t{text}" for index, text in enumerate(texts))]
     else:
         lines = [
             "\t".join([*columns, "label"]),
-            *(
-                f"{text}\t{label if isinstance(label, int) else format(label, '.3f')}"
-                for text, label in zip(texts, labels, strict=True)
-            ),
+            *(f"{text}\t{_written(label)}" for text, label in zip(texts, labels, strict=True)),
         ]
     return ("\n".join(lines) + "\n").encode("utf-8")
+
+
+def _written(label: float) -> str:
+    if isinstance(label, int):
+        return str(label)
+    # The source may hold float32: 2.923 is 2.9230000972747803 there.
+    short = f"{label:.3f}"
+    return short if math.isclose(float(short), label, rel_tol=1e-6, abs_tol=1e-6) else repr(label)
 
 
 def md5(data: bytes) -> str:

@@ -45,9 +45,10 @@ def main() -> None:
     experiment = read_experiment()
     dataset = read_dataset(experiment.dataset)
     go_offline()
-    logits, labels, label_names = predict_split(model_dir, arguments.model, "validation", params.batch_size)
-    texts, raw_labels = read_tsv(Path("data/raw/validation.tsv"), dataset.label_values, dataset.columns)
-    if [f"{label:.3f}" for label in raw_labels] != [f"{label:.3f}" for label in labels]:
+    logits, tokenized_labels, label_names = predict_split(model_dir, arguments.model, "validation", params.batch_size)
+    texts, labels = read_tsv(Path("data/raw/validation.tsv"), dataset.label_values, dataset.columns)
+    # Numbers are float32 in data/tokenized; those of data/raw are what the metrics and the predictions file are about.
+    if [f"{label:.3f}" for label in labels] != [f"{label:.3f}" for label in tokenized_labels]:
         raise UserError("data/raw and data/tokenized hold different sentences. Run `dvc repro tokenize`.")
     metrics = measure(logits, labels, label_names, dataset.metrics)
     if (Path("data/tokenized") / arguments.model / "validation_mismatched.parquet").is_file():
@@ -98,7 +99,7 @@ def predict(
             str(model_dir), local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
         )
     except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{model_dir} is no model: {reason} Delete it and run `dvc checkout {model_dir}`.") from error
     model.to(device).eval()
     pad_id = model.config.pad_token_id or 0

@@ -13,7 +13,7 @@ import pytest
 
 from conftest import MODEL_FILES, ROOT, Repository, dump_yaml, load_yaml, pin
 from hub import COMMIT, contents
-from reproduce.catalog import TOKENIZER_FILES, Dataset, Pin, Source, Split, read_dataset, read_model
+from reproduce.catalog import TOKENIZER_FILES, Dataset, Pin, Source, Split, read_dataset, read_model, read_pinned_dataset
 from reproduce.fetch import fetch
 from reproduce.sentences import read_tsv
 from reproduce.stage import UserError
@@ -296,10 +296,21 @@ def set_in(*path: Any) -> Callable[[Any], None]:
     return change
 
 
+def with_scale(low: float, high: float, *metrics: str) -> Callable[[Any], None]:
+    def change(data: Any) -> None:
+        data["datasets"]["films"].update(labels=[], scale=[low, high], metrics=list(metrics) or ["accuracy"])
+
+    return change
+
+
+def f1_of_three(data: Any) -> None:
+    data["datasets"]["films"].update(labels=["NO", "YES", "MAYBE"], metrics=["f1"])
+
+
 DELETE = object()
 FILMS, SMALL = ("datasets", "films"), ("models", "small")
 WEIGHTS = (*SMALL, "weights", "model.safetensors")
-TOGETHER = "bytes, sha256 and rows go together: give all three, or none and run `make pin`"
+TOGETHER = "bytes, sha256 and rows go together: give all three, or neither bytes nor sha256 and run `make pin` "
 ONE_KIND = "a source names exactly one of hub, pypi, folder"
 BAD_CATALOGS = {
     "no revision": (set_in(*FILMS, "sources", 0, "revision", DELETE), "films.sources.0: hub and revision go together: pin the commit"),
@@ -318,15 +329,28 @@ BAD_CATALOGS = {
                 '(found "abc").'),
     "no validation": (set_in(*FILMS, "validation", DELETE), "films.validation: missing."),
     "one label": (set_in(*FILMS, "labels", ["NO"]), "films: name two labels or more, or none and a scale"),
-    "labels and a scale": (set_in(*FILMS, "scale", [0.0, 5.0]), "films: name two labels or more, or none and a scale"),
-    "another metric": (set_in(*FILMS, "metrics", ["bleu"]), "films.metrics.0: input should be 'accuracy'"),
-    "a metric of numbers": (set_in(*FILMS, "metrics", ["pearson"]), "films: metric pearson does not fit classes"),
-    "three columns": (set_in(*FILMS, "columns", ["a", "b", "c"]), "films.columns: "),
+    "no label and no scale": (set_in(*FILMS, "labels", []), "films: name two labels or more, or none and a scale"),
+    "labels and a scale": (set_in(*FILMS, "scale", [0, 5]), "films: name two labels or more, or none and a scale"),
+    "a label twice": (set_in(*FILMS, "labels", ["NO", "NO"]), "films.labels: listed more than once: NO; list each once"),
+    "a scale upside down": (with_scale(5, 0), "films: scale goes from the lowest to the highest label, not from 5 to 0"),
+    "a scale of three": (set_in(*FILMS, "scale", [0, 1, 2]), "films.scale: "),
+    "accuracy of numbers": (with_scale(0, 5), "films: metric accuracy does not fit numbers"),
+    "a correlation of classes": (set_in(*FILMS, "metrics", ["pearson"]), "films: metric pearson does not fit classes"),
+    "an unknown metric": (set_in(*FILMS, "metrics", ["auc"]), "films.metrics.0: input should be 'accuracy', 'f1', 'matthews',"),
+    "a rank correlation as the headline": (with_scale(0, 5, "spearman", "pearson"),
+                                           "films: metric spearman cannot be the headline: put pearson first"),
+    "F1 of three classes as the headline": (f1_of_three, "films: metric f1 cannot be the headline of more than two classes: put accuracy first"),
+    "no metric": (set_in(*FILMS, "metrics", []), "films.metrics: empty. Name at least one."),
+    "three texts": (set_in(*FILMS, "columns", ["a", "b", "c"]), "films.columns: "),
+    "a text twice": (set_in(*FILMS, "columns", ["a", "a"]), "films.columns: listed more than once: a; list each once"),
+    "a text called label": (set_in(*FILMS, "columns", ["a", "label"]), "films.columns: label is a column of our own tables"),
+    "a tab in a column's name": (set_in(*FILMS, "columns", ["a\tb"]), "films.columns.0: string should match pattern"),
     "no sources": (set_in(*FILMS, "sources", []), "films.sources: empty. Name at least one."),
     "sources missing": (set_in(*FILMS, "sources", DELETE), "films.sources: missing."),
     "empty source": (set_in(*FILMS, "sources", [{}]), f"films.sources.0: {ONE_KIND} (found {{}})."),
     "two kinds": (set_in(*FILMS, "sources", 0, "folder", "x"), f"films.sources.0: {ONE_KIND} "),
-    "unknown key": (set_in(*FILMS, "licence", "x"), "films.licence: unknown key. Known here: columns, labels, metrics, "),
+    "unknown key": (set_in(*FILMS, "licence", "x"), "films.licence: unknown key. Known here: columns, labels, metrics, scale, sources, "
+                    "test, test_mismatched, train, validation, validation_mismatched. Correct the spelling or remove it."),
     "unknown key in a source": (set_in(*FILMS, "sources", 0, "branch", "x"), "films.sources.0.branch: unknown key."),
     "a repository without an owner": (set_in(*SMALL, "sources", 0, "hub", "thing"), "small.sources.0.hub: string should match pattern"),
     "a wheel of any version": (set_in(*SMALL, "sources", [{"pypi": "thing", "inside": "x"}]),
@@ -359,6 +383,21 @@ def test_a_wrong_entry_is_named_by_its_place(tmp_path: Path, change: Callable[[A
         read_model("small", path)
     kind = "datasets" if message.startswith("films") else "models"
     assert f"{path}: {kind}.{message}" in str(error.value)
+
+
+def test_an_unpinned_file_is_refused_where_it_would_be_used(tmp_path: Path) -> None:
+    """Rows alone are no pin: they are what someone says of the file."""
+    data, path = good_catalog(), tmp_path / "catalog.yaml"
+    for key in ("bytes", "sha256"):
+        del data["datasets"]["films"]["validation"][key]
+    dump_yaml(path, data)
+    assert read_dataset("films", path).validation.pin is None
+    with pytest.raises(UserError) as error:
+        read_pinned_dataset("films", path)
+    assert str(error.value) == (
+        f"{path}: datasets.films.validation has no bytes and sha256: its files were never pinned. "
+        f"Run `make pin DATASET=films`, which downloads them once and writes what they are into {path}."
+    )
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ BAD: list[tuple[str, Callable[[Any], Any], str]] = [
     ("a scalar for a list", lambda p: p.update(seeds=1), "params.yaml: seeds: input should be a valid array (found 1)."),
     ("a name with a dot", lambda p: p.update(models=["a.b"]), "params.yaml: models.0: string should match pattern"),
     ("unknown model", lambda p: p.update(models=["foo"]), "unknown model 'foo': catalog.yaml knows bert, distilbert, minilm."),
-    ("unknown dataset", lambda p: p.update(dataset="foo"), "unknown dataset 'foo': catalog.yaml knows pocket, sst2."),
+    ("unknown dataset", lambda p: p.update(dataset="foo"), "unknown dataset 'foo': catalog.yaml knows cola, mnli, mrpc, pocket, qnli, qqp, rte, sst2, stsb, wnli."),
     ("no override entry", lambda p: p["overrides"].pop("bert"), "params.yaml: overrides.bert is missing. Add `bert: {}` under overrides"),
     ("unknown override", lambda p: p["overrides"]["bert"].update(lr=1), "params.yaml: overrides.bert.lr: unknown key."),
     ("bad override", lambda p: p["overrides"]["bert"].update(epochs=0), "params.yaml: finetune with tasks.sst2 and overrides.bert.epochs: input should be"),

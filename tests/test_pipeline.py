@@ -129,7 +129,7 @@ def test_a_learning_rate_that_dvc_rewrites_is_still_a_number(copy: Repository) -
         ({"models": []}, "params.yaml: models: empty. Name at least one.", "params.yaml: models: empty. Name at least one."),
         ({"seeds": [1, 1]}, "params.yaml: seeds: 1 listed more than once", "params.yaml: seeds: 1 listed more than once"),
         ({"dataset": "imdb"}, "Parameters 'datasets.imdb' are missing from 'catalog.yaml'",
-         "unknown dataset 'imdb': catalog.yaml knows pocket, sst2, toy."),
+         "unknown dataset 'imdb': catalog.yaml knows cola, mnli, mrpc, pocket, qnli, qqp, rte, sst2, stsb, toy, wnli."),
     ],
 )  # fmt: skip
 def test_a_bad_experiment_is_refused_and_nothing_is_lost(
