@@ -424,8 +424,11 @@ def test_a_loader_worker_that_is_killed(copy: Repository) -> None:
     record_fault("finetune", "kill -9 of a loader worker", 1, "message naming machine.loader_workers, checkpoints kept")
 
 
-@pytest.mark.parametrize(("damage", "expected"), [("one bit", "1 warning, gone on from step 12 of 24"),
-                                                  ("both", "2 warnings, trained from the start")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [("one bit", "1 warning, gone on from step 12 of 24"), ("both", "2 warnings, trained from the start")],
+    ids=["one bit", "both"],
+)
 def test_a_damaged_checkpoint_is_passed_over(cut_off_copy: Here, finished: Repository, damage: str, expected: str) -> None:
     """A flipped bit in the newest of the two that are kept; one cut to half its length and one without its marker."""
     copy, folder = cut_off_copy, run_folder(cut_off_copy)

@@ -38,7 +38,7 @@ def rows(text: str) -> set[str]:
 def test_every_fault_test_has_its_row_and_every_row_its_test() -> None:
     expected = {path.stem: fault_tests(path.read_text(encoding="utf-8")) for path in (ROOT / "tests").glob("test_*.py")}
     files = [f"tests/{stem}.py" for stem, tests in expected.items() if tests]
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-p", "no:xdist", "-o", "addopts=", "-q", *files]
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:xdist", "-o", "addopts=", *files]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     collected = {f"{Path(file).stem}::{test}" for file, test in re.findall(r"(?m)^(tests/\w+\.py)::(.+)$", listed)}
     exist = {test for test in collected if test.split("::")[1].split("[")[0] in expected[test.split("::")[0]]}
