@@ -130,7 +130,7 @@ class Repository:
     ran: list[str] = field(default_factory=list)  # stages of the first repro, in order
 
     def run(self, *command: str, ok: bool = True, **env: str) -> "subprocess.CompletedProcess[str]":
-        done = subprocess.run(command, cwd=self.path, env={**self.env, **env}, capture_output=True, text=True, timeout=500)
+        done = subprocess.run(command, cwd=self.path, env={**self.env, **env}, capture_output=True, text=True, timeout=900)
         assert "NETWORK" not in done.stderr, done.stderr
         if ok:
             assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"

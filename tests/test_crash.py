@@ -27,7 +27,7 @@ from faults import record_fault
 from reproduce.checkpoints import exclusive, is_complete, mark_complete
 from reproduce.stage import UserError
 
-PATIENCE = 300.0  # seconds until a condition that is waited for counts as never coming true: only failing tests wait so long
+PATIENCE = 900.0  # seconds until a condition that is waited for counts as never coming true: only failing tests wait so long
 FINETUNE = (sys.executable, "-m", "stages.finetune", "--model", "tiny", "--seed", "1")
 REPRO = ("dvc", "--wait-for-lock", "repro")
 MODEL, CURVE = Path("models/finetuned/tiny-1"), Path("plots/curves/tiny-1")
@@ -48,7 +48,7 @@ def _halt(event, arguments):
     with open(here + ".tmp", "w") as file:
         file.write(str(os.getpid()))
     os.rename(here + ".tmp", here)
-    deadline = time.monotonic() + 600  # a test that died lets its victims end
+    deadline = time.monotonic() + 1800  # a test that died lets its victims end
     while not os.path.exists(here + ".go"):
         if time.monotonic() > deadline:
             os._exit(96)

@@ -20,7 +20,7 @@ import pytest
 from conftest import Here, Repository
 from faults import record_fault
 from reproduce.checkpoints import is_complete
-from test_crash import CURVE, FINETUNE, MODEL, REPRO, RESULTS, contents, forget, halted, recovery, run_folder, steps
+from test_crash import CURVE, FINETUNE, MODEL, PATIENCE, REPRO, RESULTS, contents, forget, halted, recovery, run_folder, steps
 
 RUN = ("--model", "tiny", "--seed", "1")
 MEMORY = 290 * 2**20  # bytes: the training of the wide model takes 365 MB with 48 sentences at a time, 250 with 24, 90 with 12
@@ -73,7 +73,7 @@ class SmallDisk:
 
         return subprocess.run(
             [sys.executable, "-m", f"stages.{name}", *arguments], cwd=self.repository.path, env=self.repository.env,
-            capture_output=True, text=True, timeout=500, preexec_fn=hold_to_it,
+            capture_output=True, text=True, timeout=900, preexec_fn=hold_to_it,
         )  # fmt: skip
 
     def succeeds(self, name: str, *arguments: str) -> str:
@@ -182,7 +182,7 @@ def test_a_disk_that_is_full_when_dvc_takes_the_model_into_its_cache(disk: Small
         assert victim.pid == victim.process.pid, "dvc stands still"
         disk.fill()
         victim.let_go()
-        assert victim.process.wait(500) != 0
+        assert victim.process.wait(PATIENCE) != 0
         assert os.strerror(errno.ENOSPC) in victim.text(), victim.text()
     assert is_complete(run_folder(disk.repository) / "finished")
     disk.make_room()
@@ -221,7 +221,7 @@ def test_memory_that_runs_out_names_what_to_change_and_doing_so_helps(copy: Repo
             limit = pages * resource.getpagesize() + MEMORY
             resource.prlimit(victim.pid, resource.RLIMIT_AS, (limit, limit))
             victim.let_go()
-            code, said = victim.process.wait(500), victim.text()
+            code, said = victim.process.wait(PATIENCE), victim.text()
         if code == 0:
             break
         refusals += 1
