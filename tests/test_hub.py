@@ -459,7 +459,7 @@ def add_cloud(repository: Repository, hub: Hub, *more: dict[str, str]) -> Path:
              **write_cloud(folder)}  # fmt: skip
     hub.add("datasets/test-org/reviews", folder)
     repository.edit("catalog.yaml", lambda data: data["datasets"].update(cloud=entry))
-    repository.edit("params.yaml", lambda data: data.update(dataset="cloud"))
+    repository.edit("params.yaml", lambda data: (data.update(dataset="cloud"), data["tasks"].update(cloud={})))
     return folder
 
 
