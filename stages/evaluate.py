@@ -99,7 +99,8 @@ def predict(
         )
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{model_dir} is no model: {reason} Delete it and run `dvc checkout finetune@{model_dir.name}`.") from error
+        name = f"finetune@{model_dir.name}"
+        raise UserError(f"{model_dir} is no model: {reason} Delete it and run `dvc checkout {name}`.") from error
     model.to(device).eval()
     pad_id = model.config.pad_token_id or 0
     logits = torch.empty(len(token_ids), model.config.num_labels)
