@@ -8,7 +8,7 @@ export PATH := $(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install check demo repro parallel verify pin clean-checkpoints remote push fsck test lint format
+.PHONY: help install check demo repro parallel verify pin clean-checkpoints remote push fsck test faults lint format
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -70,8 +70,15 @@ push: $(STAMP) ## Push all results to the remote, with what a restore needs
 fsck: $(STAMP) ## Hash everything in DVC's cache and name what is damaged (REMOTE=1: in the remote; DELETE=1: delete it)
 	@python -m reproduce.remotes fsck $(if $(REMOTE),--remote) $(if $(DELETE),--delete)
 
+# A file's tests share what they made, so one worker runs them; files in order of their names, so that no long one comes last.
+PYTEST := python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
 test: $(STAMP) ## The tests: no network, no Hub, no GPU
-	python -m pytest -n $(JOBS) --dist loadfile
+	$(PYTEST)
+
+faults: $(STAMP) ## Break everything again and write down what happened: docs/faults.md
+	records=$$(mktemp) && FAULT_RECORD=$$records $(PYTEST) $$(grep -l '^from faults import' tests/test_*.py) \
+	  && python tests/fault_table.py $$records > docs/faults.md; ended=$$?; rm -f $$records; exit $$ended
 
 lint: $(STAMP) ## ruff (style, likely bugs) and mypy (types)
 	ruff check .

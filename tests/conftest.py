@@ -1,27 +1,38 @@
 """Fixtures: a tiny random BERT with a real WordPiece tokenizer, and a temporary repository around the real dvc.yaml."""
 
+import contextlib
+import fcntl
 import hashlib
+import importlib
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from ruamel.yaml import YAML
+
+from reproduce.stage import run_stage
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch is imported: tiny models gain nothing from more
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
 # Imported by every Python that the tests start in a repository: whoever asks for a network address is stopped at once.
 # With ALLOW_LOOPBACK only addresses outside this machine are refused (processes that train together talk to each other).
+# Python looks for garbage less often: of 7 s of importing transformers that saves one.
 NO_NETWORK = """
-import os, socket, sys
+import gc, os, socket, sys
+gc.set_threshold(100_000)
 def _inside(event, arguments):
     if event != "socket.getaddrinfo" and arguments[0].family == socket.AF_UNIX:
         return True
@@ -57,13 +68,43 @@ def pocket_lines(split: str, count: int) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this test run that all workers of pytest-xdist see."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@contextlib.contextmanager
+def made_once(place: Path) -> Iterator[bool]:
+    """Give whether the folder `place` is still to be made: one worker makes it while the others wait.
+
+    pytest-xdist's documentation, "Making session-scoped fixtures execute only once". After a failure the next worker tries.
+    """
+    done = place.with_name(f"{place.name}.done")
+    with place.with_name(f"{place.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir()
+        yield not done.exists()
+        done.touch()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(shared: Path) -> Path:
     """A folder with a random 2-layer BERT of width 32 and a fast tokenizer whose words are those of the toy data."""
+    folder = shared / "tiny"
+    with made_once(folder) as to_make:
+        if to_make:
+            make_tiny_model(folder)
+    return folder
+
+
+def make_tiny_model(folder: Path) -> None:
     import torch
     from tokenizers import BertWordPieceTokenizer
     from transformers import BertConfig, BertForMaskedLM
 
-    folder = tmp_path_factory.mktemp("tiny")
     text = " ".join(pocket_lines("train", 96)).lower()
     words = sorted(set(re.findall(r"[a-z]+", text)))
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
@@ -78,7 +119,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     torch.manual_seed(7)
     BertForMaskedLM(config).save_pretrained(folder)
-    return folder
 
 
 @dataclass
@@ -90,7 +130,7 @@ class Repository:
     ran: list[str] = field(default_factory=list)  # stages of the first repro, in order
 
     def run(self, *command: str, ok: bool = True, **env: str) -> "subprocess.CompletedProcess[str]":
-        done = subprocess.run(command, cwd=self.path, env={**self.env, **env}, capture_output=True, text=True, timeout=500)
+        done = subprocess.run(command, cwd=self.path, env={**self.env, **env}, capture_output=True, text=True, timeout=900)
         assert "NETWORK" not in done.stderr, done.stderr
         if ok:
             assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
@@ -120,6 +160,46 @@ class Repository:
 
     def json(self, file: str) -> Any:
         return json.loads((self.path / file).read_text(encoding="utf-8"))
+
+
+class Here(Repository):
+    """Runs stages in this process, which has imported PyTorch and transformers already (7 seconds of a processor).
+
+    For what a stage says and writes; where the process matters (a kill, a limit, equal bytes), take `Repository`.
+    """
+
+    def stage(self, name: str, *arguments: str, ok: bool = True, **env: str) -> "subprocess.CompletedProcess[str]":
+        main = importlib.import_module(f"stages.{name}").main
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        with (
+            contextlib.chdir(self.path), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err),
+            mock.patch.dict(os.environ, {**self.env, **env}, clear=True), mock.patch.object(sys, "argv", [name, *arguments]),
+        ):  # fmt: skip
+            try:
+                run_stage(main)
+            except SystemExit as end:
+                code = int(end.code or 0)
+        assert not ok or code == 0, f"{name} {arguments}\n{out.getvalue()[-3000:]}\n{err.getvalue()[-3000:]}"
+        return subprocess.CompletedProcess([name, *arguments], code, out.getvalue(), err.getvalue())
+
+
+def environment(home: Path) -> dict[str, str]:
+    """The variables for what the tests start: no settings of the user's, no network, caches and settings below `home`."""
+    (home / "site").mkdir(parents=True, exist_ok=True)
+    (home / "site/sitecustomize.py").write_text(NO_NETWORK)
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "DVC_", "HUB_MIRROR", "GIT_"))}
+    env |= {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}",
+        "PYTHONPATH": str(home / "site"),
+        "HF_HOME": str(home / "hf"),
+        "DVC_NO_ANALYTICS": "1",
+        "DVC_GLOBAL_CONFIG_DIR": str(home / "dvc-global"),
+        "DVC_SYSTEM_CONFIG_DIR": str(home / "dvc-system"),
+        "DVC_SITE_CACHE_DIR": str(home / "dvc-site-cache"),
+        "GIT_CONFIG_GLOBAL": str(home / "gitconfig"),
+    }
+    (home / "gitconfig").write_text("[user]\n\tname = Test\n\temail = test@example.org\n[init]\n\tdefaultBranch = main\n")
+    return env
 
 
 def make_repository(path: Path, tiny_model: Path, commit: bool = True) -> Repository:
@@ -160,23 +240,7 @@ def make_repository(path: Path, tiny_model: Path, commit: bool = True) -> Reposi
         data["benchmark"].update(passes=1, warmup=1)
         data["compare"].update(teacher="other", student="tiny")
 
-    home = path.parent / "home"
-    (home / "site").mkdir(parents=True, exist_ok=True)
-    (home / "site/sitecustomize.py").write_text(NO_NETWORK)
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "DVC_", "HUB_MIRROR", "GIT_"))}
-    env |= {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}",
-        "PYTHONPATH": str(home / "site"),
-        "HF_HOME": str(home / "hf"),
-        "DVC_NO_ANALYTICS": "1",
-        "OMP_NUM_THREADS": "1",  # tiny models gain nothing from more
-        "DVC_GLOBAL_CONFIG_DIR": str(home / "dvc-global"),
-        "DVC_SYSTEM_CONFIG_DIR": str(home / "dvc-system"),
-        "DVC_SITE_CACHE_DIR": str(home / "dvc-site-cache"),
-        "GIT_CONFIG_GLOBAL": str(home / "gitconfig"),
-    }
-    (home / "gitconfig").write_text("[user]\n\tname = Test\n\temail = test@example.org\n[init]\n\tdefaultBranch = main\n")
-    repository = Repository(path, env)
+    repository = Repository(path, environment(path.parent / "home"))
     repository.edit("catalog.yaml", catalog)
     repository.edit("params.yaml", params)
     repository.run("git", "init", "-q")
@@ -193,13 +257,17 @@ def repository(tmp_path: Path, tiny_model: Path) -> Repository:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Repository:
-    """A repository whose whole pipeline has run once. Tests copy it, or leave it as it is."""
-    repository = make_repository(tmp_path_factory.mktemp("finished") / "repository", tiny_model)
-    repository.ran = repository.repro()
-    repository.run("git", "add", "-A")
-    repository.run("git", "commit", "-qm", "results")
-    return repository
+def finished(shared: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """A repository whose whole pipeline has run once, by one worker; each has its own copy. Tests copy it, or leave it as it is."""
+    place, own = shared / "finished", tmp_path_factory.mktemp("finished")
+    with made_once(place) as to_make:
+        if to_make:
+            made = make_repository(place / "repository", tiny_model)
+            (place / "ran.json").write_text(json.dumps(made.repro()))
+            made.run("git", "add", "-A")
+            made.run("git", "commit", "-qm", "results")
+    shutil.copytree(place / "repository", own / "repository", symlinks=True)
+    return Repository(own / "repository", environment(own / "home"), json.loads((place / "ran.json").read_text()))
 
 
 @pytest.fixture
@@ -207,6 +275,12 @@ def copy(finished: Repository, tmp_path: Path) -> Repository:
     """A copy of the finished repository that a test may change."""
     shutil.copytree(finished.path, tmp_path / "copy", symlinks=True)
     return Repository(tmp_path / "copy", finished.env)
+
+
+@pytest.fixture
+def here(copy: Repository) -> Here:
+    """The same, for stages that run in this process."""
+    return Here(copy.path, copy.env)
 
 
 @pytest.fixture(scope="session")

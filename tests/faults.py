@@ -1,18 +1,19 @@
-"""What was broken, how, how often and what happened: one record a fault test, for the table that is made of them."""
+"""What was broken, how, how often and what happened: one record a fault, for the table that is made of them (fault_table.py)."""
 
 import json
 import os
 from pathlib import Path
 
 
-def record_fault(stage: str, fault: str, times: int, outcome: str) -> None:
+def record_fault(what: str, fault: str, times: int, outcome: str) -> None:
     """Append one JSON line to the file that FAULT_RECORD names; without that variable do nothing.
 
-    `times` and `outcome` are what the test observed: how often the fault really struck, and how the stage ended.
+    `times` and `outcome` are what the test observed: how often the fault really struck, and how `what` (a stage, a command) ended.
     """
     path = os.environ.get("FAULT_RECORD")
     if not path:
         return
-    record = {"stage": stage, "fault": fault, "times": times, "outcome": outcome}
+    test = os.environ["PYTEST_CURRENT_TEST"].rsplit(" (", 1)[0]  # without the phase, "(call)"
+    record = {"test": test, "what": what, "fault": fault, "times": times, "outcome": outcome}
     with Path(path).open("a", encoding="utf-8") as file:  # one write of one line: several processes may append
         file.write(json.dumps(record, ensure_ascii=False) + "\n")

@@ -22,12 +22,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from conftest import NO_NETWORK, Repository
+from conftest import NO_NETWORK, Here, Repository
 from faults import record_fault
 from reproduce.checkpoints import exclusive, is_complete, mark_complete
 from reproduce.stage import UserError
 
-PATIENCE = 300.0  # seconds until a condition that is waited for counts as never coming true: only failing tests wait so long
+PATIENCE = 900.0  # seconds until a condition that is waited for counts as never coming true: only failing tests wait so long
 FINETUNE = (sys.executable, "-m", "stages.finetune", "--model", "tiny", "--seed", "1")
 REPRO = ("dvc", "--wait-for-lock", "repro")
 MODEL, CURVE = Path("models/finetuned/tiny-1"), Path("plots/curves/tiny-1")
@@ -48,7 +48,7 @@ def _halt(event, arguments):
     with open(here + ".tmp", "w") as file:
         file.write(str(os.getpid()))
     os.rename(here + ".tmp", here)
-    deadline = time.monotonic() + 600  # a test that died lets its victims end
+    deadline = time.monotonic() + 1800  # a test that died lets its victims end
     while not os.path.exists(here + ".go"):
         if time.monotonic() > deadline:
             os._exit(96)
@@ -194,9 +194,9 @@ def cut_off(finished: Repository, tmp_path_factory: pytest.TempPathFactory) -> R
 
 
 @pytest.fixture
-def cut_off_copy(cut_off: Repository, tmp_path: Path) -> Repository:
+def cut_off_copy(cut_off: Repository, tmp_path: Path) -> Here:
     shutil.copytree(cut_off.path, tmp_path / "copy", symlinks=True)
-    return Repository(tmp_path / "copy", cut_off.env)
+    return Here(tmp_path / "copy", cut_off.env)
 
 
 # Last stage first, so that its inputs are still there: arguments, its outputs, where it stands still, what is half-written then.
@@ -270,7 +270,7 @@ def test_a_trainer_that_is_killed_at_every_point_ends_with_the_same_bytes(copy: 
             assert victim.process.wait(PATIENCE) != 0
             said = victim.text()
         assert re.search(r"failed to run: .* exited with (137|-9)", said), said  # 128 + 9 where the shell stayed between them
-        assert not (copy.path / MODEL).exists()
+        assert contents(copy.path, str(MODEL)) == {}
         return said
 
     trainer_killed("os.mkdir */checkpoint-4 *")
@@ -337,7 +337,7 @@ def test_ctrl_c_and_then_an_orphan(copy: Repository) -> None:
         said = victim.text()
     assert code != 0 and seconds < 20, (code, seconds)
     assert "interrupted:" in said and "run the same command again to go on" in said and "Traceback" not in said, said
-    assert not (copy.path / MODEL).exists() and not list(copy.path.rglob("*.partial"))
+    assert contents(copy.path, str(MODEL)) == {} and not list(copy.path.rglob("*.partial"))
 
     with halted(copy, "os.mkdir */checkpoint-16 *", *repro) as victim:
         gone_on = recovery(victim.text())
@@ -389,7 +389,8 @@ def test_processes_of_a_training_over_several(copy: Repository) -> None:
         assert victim.process.wait(PATIENCE) == -signal.SIGKILL
         assert len(trainers) == 2 and not any(map(ended, trainers))
         second = copy.stage(*run, ok=False, **loopback)
-        assert second.returncode == 1 and f"is in use by process {victim.pid}" in second.stderr
+        assert second.returncode == 1
+        assert any(f"is in use by process {trainer}, which" in second.stderr for trainer in trainers), second.stderr
         victim.let_go()
         until(lambda: all(map(ended, trainers)), "end of both trainers")
     done = copy.stage(*run, ok=True, **loopback).stdout
@@ -423,9 +424,12 @@ def test_a_loader_worker_that_is_killed(copy: Repository) -> None:
     record_fault("finetune", "kill -9 of a loader worker", 1, "message naming machine.loader_workers, checkpoints kept")
 
 
-@pytest.mark.parametrize(("damage", "expected"), [("one bit", "1 warning, gone on from step 12 of 24"),
-                                                  ("both", "2 warnings, trained from the start")])  # fmt: skip
-def test_a_damaged_checkpoint_is_passed_over(cut_off_copy: Repository, finished: Repository, damage: str, expected: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [("one bit", "1 warning, gone on from step 12 of 24"), ("both", "2 warnings, trained from the start")],
+    ids=["one bit", "both"],
+)
+def test_a_damaged_checkpoint_is_passed_over(cut_off_copy: Here, finished: Repository, damage: str, expected: str) -> None:
     """A flipped bit in the newest of the two that are kept; one cut to half its length and one without its marker."""
     copy, folder = cut_off_copy, run_folder(cut_off_copy)
     newest, before = folder / "checkpoint-16", folder / "checkpoint-12"
@@ -446,25 +450,25 @@ def test_a_damaged_checkpoint_is_passed_over(cut_off_copy: Repository, finished:
     record_fault("finetune", fault, len(damaged), f"{recovery(done)}: same bytes")
 
 
-def test_a_damaged_result_is_not_taken_over(copy: Repository) -> None:
+def test_a_damaged_result_is_not_taken_over(here: Here) -> None:
     """The result of a finished training is kept, and a bit of it flips on the disk before the next run."""
-    expected = contents(copy.path, str(MODEL), str(CURVE))
-    [lock] = (copy.path / "checkpoints").glob("*.lock")
+    expected = contents(here.path, str(MODEL), str(CURVE))
+    [lock] = (here.path / "checkpoints").glob("*.lock")
     kept = lock.with_suffix("") / "finished"
     for part, place in (("model", MODEL), ("curve", CURVE)):
-        shutil.copytree(copy.path / place, kept / part)
-    shutil.copy(copy.path / "environment/tiny-1.json", kept / "environment.json")
+        shutil.copytree(here.path / place, kept / part)
+    shutil.copy(here.path / "environment/tiny-1.json", kept / "environment.json")
     mark_complete(kept)
     flip_a_bit(kept / "model/model.safetensors")
     assert not is_complete(kept)
-    done = copy.stage("finetune", "--model", "tiny", "--seed", "1").stdout
+    done = here.stage("finetune", "--model", "tiny", "--seed", "1").stdout
     assert recovery(done) == "trained from the start"
-    assert is_complete(kept) and contents(copy.path, str(MODEL), str(CURVE)) == expected
+    assert is_complete(kept) and contents(here.path, str(MODEL), str(CURVE)) == expected
     record_fault("finetune", "one bit flipped in a kept result", 1, f"{recovery(done)}: same bytes")
 
 
 @pytest.mark.parametrize("other", ["params", "data"])
-def test_a_checkpoint_of_other_params_or_other_data_is_never_resumed(cut_off_copy: Repository, other: str) -> None:
+def test_a_checkpoint_of_other_params_or_other_data_is_never_resumed(cut_off_copy: Here, other: str) -> None:
     import pyarrow.parquet
 
     copy, folder = cut_off_copy, run_folder(cut_off_copy)
@@ -483,7 +487,7 @@ def test_a_checkpoint_of_other_params_or_other_data_is_never_resumed(cut_off_cop
     record_fault("finetune", f"complete checkpoint of other {other} in place", 1, f"left alone, {recovery(done)}")
 
 
-def test_clean_checkpoints_says_what_it_will_free_before_it_does(cut_off_copy: Repository) -> None:
+def test_clean_checkpoints_says_what_it_will_free_before_it_does(cut_off_copy: Here) -> None:
     copy, folder = cut_off_copy, run_folder(cut_off_copy)
     size = sum(len(data) for data in contents(folder).values())
     clean = (sys.executable, "-m", "reproduce.checkpoints")
@@ -506,27 +510,7 @@ def test_clean_checkpoints_says_what_it_will_free_before_it_does(cut_off_copy: R
     assert copy.run(*clean).stdout.strip() == "no checkpoints to delete"
 
 
-def test_clean_checkpoints_need_not_ask(cut_off_copy: Repository) -> None:
+def test_clean_checkpoints_need_not_ask(cut_off_copy: Here) -> None:
     folder = run_folder(cut_off_copy)
     assert "deleting 1 run(s) frees" in cut_off_copy.run(sys.executable, "-m", "reproduce.checkpoints", "--yes").stdout
     assert not folder.exists()
-
-
-def test_the_table_of_faults_adds_up_what_was_recorded(tmp_path: Path) -> None:
-    from fault_table import read, table
-
-    records = [
-        {"stage": "dvc pull", "fault": "a|b", "times": 1, "outcome": "named"},
-        {"stage": "finetune", "fault": "kill -9", "times": 1, "outcome": "same bytes"},
-        {"stage": "download_dataset", "fault": "kill -9", "times": 2, "outcome": "same bytes"},
-        {"stage": "finetune", "fault": "kill -9", "times": 3, "outcome": "same bytes"},
-    ]
-    (tmp_path / "one").write_text("".join(json.dumps(record) + "\n" for record in records[:3]))
-    (tmp_path / "two").write_text(json.dumps(records[3]) + "\n")
-    assert table(read([tmp_path / "one", tmp_path / "two"])) == [
-        "| what | was broken how | times | what happened |",
-        "| --- | --- | --- | --- |",
-        "| download_dataset | kill -9 | 2 | same bytes |",
-        "| finetune | kill -9 | 4 | same bytes |",
-        "| dvc pull | a\\|b | 1 | named |",
-    ]

@@ -1,7 +1,9 @@
 """Equal bytes from equal runs, whatever prepares the batches; and a device that cannot repeat itself says so."""
 
 import shutil
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,38 +12,66 @@ from conftest import Repository
 from faults import record_fault
 from reproduce.devices import deterministic
 
-RUN = ("finetune", "--model", "tiny", "--seed", "1")
 OUTPUTS = ("models/finetuned/tiny-1", "plots/curves/tiny-1")
+WEIGHTS = f"{OUTPUTS[0]}/model.safetensors"
+# Trains once for each PRECISION-WORKERS that it is given, from the start, and moves the outputs to a folder of that name.
+# One process for several trainings: importing the libraries takes longer than these trainings do.
+TRAIN = """
+import json, shutil, sys
+from pathlib import Path
+from ruamel.yaml import YAML
+from stages import finetune
+yaml, trainings, outputs = YAML(), sys.argv[1].split(), sys.argv[2].split()
+for training in trainings:
+    precision, workers = training.split("-")
+    params = yaml.load(Path("params.yaml"))
+    params["finetune"]["precision"], params["machine"]["loader_workers"] = precision, int(workers)
+    yaml.dump(params, Path("params.yaml"))
+    shutil.rmtree("checkpoints", ignore_errors=True)  # the result of the training before is kept there
+    sys.argv[1:] = ["--model", "tiny", "--seed", "1"]
+    finetune.main()
+    for place in (*outputs, "environment/tiny-1.json"):
+        Path(training, place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(place, Path(training, place))
+"""
 
 
-def train(repository: Repository, precision: str, workers: int) -> dict[str, bytes]:
-    """The bytes of model and curve of a training from its start."""
-    shutil.rmtree(repository.path / "checkpoints", ignore_errors=True)  # the result of the training before is kept there
-    for output in OUTPUTS:
-        shutil.rmtree(repository.path / output)
-    repository.edit(
-        "params.yaml", lambda p: (p["finetune"].update(precision=precision), p["machine"].update(loader_workers=workers))
-    )
-    done = repository.stage(*RUN)
-    assert "taken over" not in done.stdout and f"{precision} on cpu" in done.stdout
-    facts = repository.json("environment/tiny-1.json")
-    assert facts["deterministic_algorithms"] and facts["not_deterministic"] == [] and facts["resumed_at_step"] == 0
-    files = [path for output in OUTPUTS for path in (repository.path / output).rglob("*") if path.is_file()]
-    return {str(path.relative_to(repository.path)): path.read_bytes() for path in files}
+def files(folder: Path) -> dict[str, bytes]:
+    """The bytes of model and curve."""
+    found = [path for output in OUTPUTS for path in (folder / output).rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+@pytest.fixture(scope="module")
+def trained(finished: Repository, tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """A repository with a folder for each of six trainings, in two processes, with both precisions in each."""
+    repository = Repository(tmp_path_factory.mktemp("trained") / "repository", finished.env)
+    shutil.copytree(finished.path, repository.path, symlinks=True)
+    for trainings in (["fp32-1", "bf16-1", "fp32-0"], ["bf16-2", "fp32-2", "bf16-0"]):
+        said = repository.run(sys.executable, "-c", TRAIN, " ".join(trainings), " ".join(OUTPUTS)).stdout
+        assert "taken over" not in said and said.count("fp32 on cpu") + said.count("bf16 on cpu") == 3
+        for training in trainings:
+            facts = repository.json(f"{training}/environment/tiny-1.json")
+            assert facts["precision"] == training.split("-")[0] and facts["resumed_at_step"] == 0
+            assert facts["deterministic_algorithms"] and facts["not_deterministic"] == []
+    return repository
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_two_runs_are_identical_and_so_is_one_with_other_loader_workers(copy: Repository, precision: str) -> None:
-    first = train(copy, precision, workers=1)
-    assert "models/finetuned/tiny-1/model.safetensors" in first and len(first) > 5
-    assert train(copy, precision, workers=2) == first
-    assert train(copy, precision, workers=0) == first
+def test_two_runs_are_identical_and_so_is_one_with_other_loader_workers(trained: Repository, precision: str) -> None:
+    first = files(trained.path / f"{precision}-1")
+    assert WEIGHTS in first and len(first) > 5
+    assert files(trained.path / f"{precision}-2") == first
+    assert files(trained.path / f"{precision}-0") == first
 
 
-def test_another_precision_is_another_result(copy: Repository) -> None:
+def test_a_run_under_dvc_is_that_run_too(trained: Repository, finished: Repository) -> None:
+    assert files(finished.path) == files(trained.path / "fp32-0")
+
+
+def test_another_precision_is_another_result(trained: Repository) -> None:
     """The comparison above can fail."""
-    weights = "models/finetuned/tiny-1/model.safetensors"
-    assert train(copy, "fp32", 0)[weights] != train(copy, "bf16", 0)[weights]
+    assert files(trained.path / "fp32-0")[WEIGHTS] != files(trained.path / "bf16-0")[WEIGHTS]
 
 
 def test_an_operation_that_cannot_repeat_is_named_and_the_run_goes_on() -> None:

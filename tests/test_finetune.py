@@ -1,13 +1,8 @@
-"""Fine-tuning: the order of batches, precision, golden losses, kill and resume, NaN, disk, locks."""
+"""Fine-tuning: the order of batches, precision, golden losses, NaN, disk. Crashes: test_crash.py."""
 
 import hashlib
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import Repository
+from conftest import Here, Repository
 from reproduce import checkpoints, devices
 from reproduce.batches import Batches, collate, length_grouped_order, padding_share
 from reproduce.stage import UserError
@@ -141,38 +136,6 @@ def test_what_it_ran_on_is_recorded(finished: Repository) -> None:
     assert str(Path.home()) not in json.dumps(facts)
 
 
-def test_kill_and_resume_gives_the_same_bytes(copy: Repository) -> None:
-    """`kill -9` after a checkpoint of the second epoch; the second run goes on from it and ends with equal files."""
-    expected = digest(copy.path / MODEL), digest(copy.path / CURVE)
-    command = [sys.executable, "-m", "stages.finetune", "--model", "tiny", "--seed", "1"]
-    # The killed process waits for its killer right after the marker of checkpoint-16 is written.
-    killer = copy.path.parent / "site"
-    killer.mkdir()
-    (killer / "sitecustomize.py").write_text(
-        "import reproduce.checkpoints as c, time\n_mark = c.mark_complete\n"
-        "def mark(path):\n    _mark(path)\n    if path.name == 'checkpoint-16':\n        time.sleep(600)\n"
-        "c.mark_complete = mark\n"
-    )
-    env = {**copy.env, "PYTHONPATH": f"{killer}{os.pathsep}{copy.path}"}
-    process = subprocess.Popen(command, cwd=copy.path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 120
-        while not list(copy.path.glob("checkpoints/*/checkpoint-16/complete.json")):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
-        assert "is in use by process" in copy.refused("finetune", "--model", "tiny", "--seed", "1")
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    # Outputs of the first, undisturbed run stay until the new ones are complete.
-    assert digest(copy.path / MODEL) == expected[0]
-    # A checkpoint that was cut short is passed over for the one before.
-    done = copy.stage("finetune", "--model", "tiny", "--seed", "1")
-    assert "going on from checkpoint-16" in done.stdout
-    assert (digest(copy.path / MODEL), digest(copy.path / CURVE)) == expected
-    assert not list(copy.path.glob("checkpoints/*/checkpoint-*")), "checkpoints of a finished run are removed"
-
-
 def test_a_cut_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for step in (4, 8, 12):
         (tmp_path / f"checkpoint-{step}").mkdir()
@@ -200,20 +163,20 @@ def test_other_params_or_data_never_share_a_checkpoint(tmp_path: Path) -> None:
     assert len({key, *others}) == 5
 
 
-def test_a_loss_that_becomes_nan_stops_with_the_step(copy: Repository) -> None:
+def test_a_loss_that_becomes_nan_stops_with_the_step(here: Here) -> None:
     """Weights that overflow: the first forward pass is already not finite, and the message says so."""
     from safetensors.torch import load_file, save_file
 
-    weights = copy.path / "models/weights/tiny/model.safetensors"
+    weights = here.path / "models/weights/tiny/model.safetensors"
     tensors = load_file(weights)
     weights.chmod(0o644)
     weights.unlink()  # DVC links it to its cache
     save_file({name: tensor * float("inf") if "word_embeddings" in name else tensor for name, tensor in tensors.items()},
               weights, metadata={"format": "pt"})  # fmt: skip
-    before = digest(copy.path / MODEL)
-    message = copy.refused("finetune", "--model", "tiny", "--seed", "1")
+    before = digest(here.path / MODEL)
+    message = here.refused("finetune", "--model", "tiny", "--seed", "1")
     assert message.startswith("the loss is not a finite number at step 1 ")
-    assert digest(copy.path / MODEL) == before
+    assert digest(here.path / MODEL) == before
 
 
 def test_not_enough_disk_is_found_before_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -225,16 +188,16 @@ def test_not_enough_disk_is_found_before_training(monkeypatch: pytest.MonkeyPatc
     checkpoints.check_disk(model, tmp_path, tmp_path)  # type: ignore[arg-type]
 
 
-def test_a_pretrained_directory_without_weights(copy: Repository) -> None:
-    (copy.path / "models/weights/tiny/model.safetensors").unlink()
-    message = copy.refused("finetune", "--model", "tiny", "--seed", "1")
+def test_a_pretrained_directory_without_weights(here: Here) -> None:
+    (here.path / "models/weights/tiny/model.safetensors").unlink()
+    message = here.refused("finetune", "--model", "tiny", "--seed", "1")
     assert message == ("models/weights/tiny/model.safetensors is missing. "
                        "Run `dvc repro download_weights@tiny`, which makes it.")  # fmt: skip
 
 
-def test_warmup_longer_than_training(copy: Repository) -> None:
-    copy.edit("params.yaml", lambda p: p["finetune"].update(warmup_steps=24))
-    assert "finetune.warmup_steps 24 is not less than the 24 steps" in copy.refused("finetune", "--model", "tiny", "--seed", "1")
+def test_warmup_longer_than_training(here: Here) -> None:
+    here.edit("params.yaml", lambda p: p["finetune"].update(warmup_steps=24))
+    assert "finetune.warmup_steps 24 is not less than the 24 steps" in here.refused("finetune", "--model", "tiny", "--seed", "1")
 
 
 def curve(repository: Repository) -> list[float]:
@@ -291,15 +254,16 @@ def test_who_computes_a_batch_does_not_change_it(copy: Repository, processes: in
     data.unlink()
     pyarrow.parquet.write_table(table.slice(0, 93), data)  # 11 batches of 8 and one of 5
     copy.edit("params.yaml", lambda p: p["finetune"].update(processes=processes, accumulation=accumulation))
-    copy.stage("finetune", "--model", "tiny", "--seed", "1", ALLOW_LOOPBACK="1")
+    runner = Here(copy.path, copy.env) if processes == 1 else copy
+    runner.stage("finetune", "--model", "tiny", "--seed", "1", ALLOW_LOOPBACK="1")
     facts = copy.json("environment/tiny-1.json")
     assert (facts["steps"], facts["processes"]) == (24, processes)
     assert curve(copy) == pytest.approx(bare_loop(copy), rel=1e-4)
 
 
-def test_a_batch_smaller_than_its_parts_is_refused(copy: Repository) -> None:
-    copy.edit("params.yaml", lambda p: p["finetune"].update(processes=3, accumulation=3))
-    message = copy.refused("finetune", "--model", "tiny", "--seed", "1", LOCAL_RANK="0", RANK="0", WORLD_SIZE="3")
+def test_a_batch_smaller_than_its_parts_is_refused(here: Here) -> None:
+    here.edit("params.yaml", lambda p: p["finetune"].update(processes=3, accumulation=3))
+    message = here.refused("finetune", "--model", "tiny", "--seed", "1", LOCAL_RANK="0", RANK="0", WORLD_SIZE="3")
     assert message.startswith("params.yaml: finetune: 8 sentence(s) of a batch cannot be cut into 3 x 3")
 
 

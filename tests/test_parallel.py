@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from conftest import ROOT, Repository, load_yaml
+from faults import record_fault
 
 # Each trainer waits, at its first checkpoint, until the other has come as far: only trainers side by side get past it.
 RENDEZVOUS = """
@@ -80,6 +81,7 @@ def test_a_gpu_is_taken_by_one_run_at_a_time_and_freed_by_its_death(tmp_path: Pa
         second.kill()
         second.wait()
         assert line(third) == "1"
+        record_fault("finetune", "kill -9 of a run that holds a GPU", 1, "the GPU is free at once, the run that waited takes it")
         processes.append(both := hold(tmp_path, "0,1", 2))
         assert line(both).startswith("waiting for 2 free GPU(s)")
         first.kill()

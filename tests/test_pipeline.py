@@ -1,6 +1,7 @@
 """The real dvc.yaml in a temporary repository with tiny inputs: which stages run after which change."""
 
 import ast
+import json
 import re
 import shutil
 import sys
@@ -69,14 +70,6 @@ def test_a_compare_only_change_re_runs_compare_alone(copy: Repository) -> None:
     assert copy.repro() == ["compare"]
 
 
-def test_an_override_touches_its_model_alone(copy: Repository) -> None:
-    copy.edit("params.yaml", lambda p: p["overrides"]["bert"].update(epochs=1))
-    assert copy.repro() == []
-    copy.edit("params.yaml", lambda p: p["overrides"]["tiny"].update(epochs=1))
-    assert copy.repro() == ["finetune@tiny-1", "evaluate@tiny-1", "compare"]
-    assert copy.json("environment/tiny-1.json")["steps"] == 12
-
-
 def test_another_source_of_the_same_bytes_re_trains_nothing(copy: Repository) -> None:
     copy.edit("catalog.yaml", lambda c: c["models"]["tiny"]["sources"].insert(0, {"folder": "nowhere"}))
     assert copy.repro() == ["download_tokenizer@tiny", "download_weights@tiny"]
@@ -108,16 +101,21 @@ def test_a_run_that_is_absent_is_reported_as_not_run(copy: Repository) -> None:
     assert "| **other** | not run |" in report
 
 
-def test_a_learning_rate_that_dvc_rewrites_is_still_a_number(copy: Repository) -> None:
-    """`-S x=0.00003` rewrites params.yaml to 3e-05: YAML 1.1 would read a string."""
+def test_an_override_touches_its_model_alone(copy: Repository) -> None:
+    """And a number that dvc rewrites is still one: `-S x=0.00003` leaves 3e-05 in params.yaml, which YAML 1.1 reads as a string."""
     import yaml
 
-    done = copy.run("dvc", "exp", "run", "--temp", "-n", "low", "-S", "finetune.learning_rate=0.00003")
+    copy.edit("params.yaml", lambda p: p["overrides"]["bert"].update(epochs=1))
+    assert copy.repro() == []
+    copy.run("git", "checkout", "--", "params.yaml")
+    settings = ("-S", "+overrides.tiny.epochs=1", "-S", "+overrides.tiny.learning_rate=0.00003")
+    done = copy.run("dvc", "exp", "run", "--temp", "-n", "low", *settings)
     assert re.findall(r"Running stage '([^']+)'", done.stdout) == ["finetune@tiny-1", "evaluate@tiny-1", "compare"]
     ref = copy.run("git", "for-each-ref", "refs/exps/*/*/low", "--format=%(refname)").stdout.strip()
+    assert json.loads(copy.run("git", "show", f"{ref}:environment/tiny-1.json").stdout)["steps"] == 12
     text = copy.run("git", "show", f"{ref}:params.yaml").stdout
     assert "learning_rate: 3e-05" in text
-    assert yaml.safe_load(text)["finetune"]["learning_rate"] == "3e-05"  # why PyYAML does not read our parameters
+    assert yaml.safe_load(text)["overrides"]["tiny"]["learning_rate"] == "3e-05"  # why PyYAML does not read our parameters
     assert copy.run("git", "status", "--porcelain").stdout == ""
 
 

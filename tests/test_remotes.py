@@ -189,8 +189,9 @@ def outputs(repository: Repository) -> dict[str, bytes]:
 
 def test_one_model_then_what_is_needed_then_everything(remote: Remote, tmp_path: Path) -> None:
     clone = remote.clone(tmp_path / "clone")
-    clone.run("dvc", "pull", MODEL)
-    assert set(outputs(clone)) == {name for name in outputs(remote.origin) if name.startswith(MODEL)}
+    clone.run("dvc", "pull", "finetune@tiny-1")
+    model = {name for name in outputs(remote.origin) if name.startswith((MODEL, "plots/curves/tiny-1"))}
+    assert WEIGHTS in model and set(outputs(clone)) == model
     assert clone.repro("--pull", "--allow-missing") == []
     clone.run("dvc", "pull")
     assert outputs(clone) == outputs(remote.origin)
@@ -229,7 +230,7 @@ def test_an_experiment_through_git_and_the_remote(remote: Remote, tmp_path: Path
 
 @pytest.mark.parametrize("remote", ["http", "s3", "ssh"], indirect=True)
 def test_a_server_that_dies_in_the_middle_of_a_pull(remote: Remote, tmp_path: Path) -> None:
-    """The weights have 189 kB, everything else 30 at most: after 80 kB the server is in the middle of the weights."""
+    """The weights have 189 kB: after 80 kB the server is in the middle of them."""
     limit, port, marker = 80_000, remotes.free_port(), tmp_path / "stalled"
     clone = remote.clone(tmp_path / "clone")
     (clone.path / ".dvc/config.local").write_text(remote.config.replace(str(remote.port), str(port)))
@@ -239,7 +240,7 @@ def test_a_server_that_dies_in_the_middle_of_a_pull(remote: Remote, tmp_path: Pa
     proxy = [sys.executable, remotes.__file__, str(port), str(remote.port)]
     with remotes.server([*proxy, str(limit), str(marker)], port, tmp_path / "proxy.log") as process:
         pull = subprocess.Popen(
-            ["dvc", "pull", MODEL], cwd=clone.path, env=clone.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            ["dvc", "pull", WEIGHTS], cwd=clone.path, env=clone.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         remotes.wait_until(lambda: marker.exists() or pull.poll() is not None, "the server to stall")
         assert pull.poll() is None, "the pull ended before the server died"
@@ -248,13 +249,13 @@ def test_a_server_that_dies_in_the_middle_of_a_pull(remote: Remote, tmp_path: Pa
         said = pull.communicate(timeout=300)[0].decode()
     assert int(marker.read_text()) == limit
     assert "NETWORK" not in said and pull.returncode not in (0, -signal.SIGKILL), said
-    assert not (clone.path / MODEL).exists(), "a half-written output"
+    assert not (clone.path / WEIGHTS).exists(), "a half-written output"
     assert wrong_objects(clone.path / ".dvc/cache") == []
     stored = set(objects(clone.path / ".dvc/cache"))
     assert md5_of(remote.origin.path / WEIGHTS) not in stored, "the weights had arrived: nothing was interrupted"
     with remotes.server(proxy, port, tmp_path / "proxy.log"):
-        clone.run("dvc", "pull", MODEL)
-    assert {name for name in outputs(remote.origin) if name.startswith(MODEL)} == set(outputs(clone))
+        clone.run("dvc", "pull", WEIGHTS)
+    assert set(outputs(clone)) == {WEIGHTS}
     assert (clone.path / WEIGHTS).read_bytes() == (remote.origin.path / WEIGHTS).read_bytes()
     outcome = f"exit code {pull.returncode}, no damaged object, no output; the next pull completed"
     record_fault("dvc pull", f"{remote.kind} server killed after {limit} bytes", 1, outcome)
@@ -298,7 +299,7 @@ def damage(repository: Repository, folder: Path) -> dict[str, str]:
     """Damage four objects in a cache or directory remote: two files, two listings. Returns them by output, and is sure of it."""
     listings = output_objects(repository)
     hurt = {
-        MODEL: (flip, md5_of(repository.path / WEIGHTS)),
+        WEIGHTS: (flip, md5_of(repository.path / WEIGHTS)),
         "data/raw": (truncate, md5_of(repository.path / "data/raw/train.tsv")),
         "models/tokenizers/tiny": (flip, listings["models/tokenizers/tiny"]),
         "data/tokenized/tiny": (truncate, listings["data/tokenized/tiny"]),
@@ -316,7 +317,7 @@ def test_damage_in_the_remote(store: tuple[Path, str], origin: Repository, tmp_p
     config = store[1].replace(str(store[0]), str(tmp_path / "store"))
     clone = Remote("directory", origin, config).clone(tmp_path / "clone")
 
-    for output, what in ((MODEL, "flipped file"), ("data/raw", "truncated file"), ("data/tokenized/tiny", "truncated listing")):
+    for output, what in ((WEIGHTS, "flipped file"), ("data/raw", "truncated file"), ("data/tokenized/tiny", "truncated listing")):
         done = clone.run("dvc", "pull", output, ok=False)
         assert done.returncode != 0 and (output in done.stderr or hurt[output] in done.stderr), done.stderr
         assert not (clone.path / output).exists()
@@ -375,8 +376,8 @@ def test_a_flipped_bit_behind_s3(remote: Remote, tmp_path: Path) -> None:
         client.put_object(**place, Body=bytes([intact[0] ^ 1]) + intact[1:])
         assert hashlib.md5(client.get_object(**place)["Body"].read()).hexdigest() != name
         clone = remote.clone(tmp_path / "clone")
-        pulled = clone.run("dvc", "pull", MODEL, ok=False)
-        assert pulled.returncode == 1 and MODEL in pulled.stderr and not (clone.path / MODEL).exists()
+        pulled = clone.run("dvc", "pull", WEIGHTS, ok=False)
+        assert pulled.returncode == 1 and WEIGHTS in pulled.stderr and not (clone.path / WEIGHTS).exists()
         assert wrong_objects(clone.path / ".dvc/cache") == []
         found = remote_module(clone, "fsck", "--remote", ok=False)
         assert found.returncode == 1 and "1 damaged, 0 unreadable" in found.stdout
@@ -400,9 +401,9 @@ def test_damage_in_the_cache(store: tuple[Path, str], origin: Repository, tmp_pa
     entries = sorted(path for path in (copy.path / ".dvc/cache/runs").rglob("*") if path.is_file())
     truncate(entries[0])
     flip(entries[1])
-    shutil.rmtree(copy.path / MODEL)
-    copy.run("dvc", "checkout", MODEL)
-    assert md5_of(copy.path / WEIGHTS) != hurt[MODEL], "the damage was not checked out"
+    (copy.path / WEIGHTS).unlink()
+    copy.run("dvc", "checkout", WEIGHTS)
+    assert md5_of(copy.path / WEIGHTS) != hurt[WEIGHTS], "the damage was not checked out"
     assert copy.run("dvc", "status", "finetune@tiny-1").stdout.strip() == "Data and pipelines are up to date."
 
     found = remote_module(copy, "fsck", ok=False)
