@@ -276,7 +276,7 @@ def good_catalog() -> Any:
             },
             "books": {},
         },
-        "models": {"small": {"sources": [hub()], "tokenizer": {"config.json": a_pin()}, "weights": {"model.safetensors": a_pin()}}},
+        "models": {"small": {"sources": [hub()], "license": "mit", "tokenizer": {"config.json": a_pin()}, "weights": {"model.safetensors": a_pin()}}},
     }  # fmt: skip
 
 
