@@ -6,10 +6,11 @@ Run as: python -m reproduce.check        (every stage does it by itself when it 
 import sys
 
 from reproduce.catalog import CATALOG, Catalog, read_model, read_pinned_dataset
+from reproduce.claims import Compare
 from reproduce.params import PARAMS, Experiment, Section, read_experiment, read_yaml, validate
+from reproduce.published import PUBLISHED, Published
 from reproduce.stage import UserError
 from stages.benchmark import Benchmark
-from stages.compare import PUBLISHED, Compare, Published
 from stages.download_dataset import Selection
 from stages.evaluate import Evaluate
 from stages.finetune import Finetune, Machine, read_finetune

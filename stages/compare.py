@@ -4,59 +4,30 @@ Run as: python -m stages.compare
 """
 
 import argparse
+import csv
+import io
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from reproduce.claims import NOT_RUN, Compare, Evidence, claims_table, judge, paired_table, run_interval
+from reproduce.params import Experiment, read_experiment, read_section, read_yaml, validate
+from reproduce.published import PUBLISHED, Published, Row, Table3
+from reproduce.stage import UserError, read_json, run_stage, write_json, write_text
+from reproduce.statistics import score
 
-from reproduce.params import Experiment, Name, Section, read_experiment, read_section, read_yaml, validate
-from reproduce.stage import UserError, output_directory, read_json, run_stage, write_json
+if TYPE_CHECKING:
+    import numpy as np
 
-PUBLISHED = Path("published.yaml")
-RUNS = Path("metrics/runs")
-NOT_RUN = "not run"
-
-
-class Compare(Section):
-    """Section `compare` of params.yaml."""
-
-    teacher: Name
-    student: Name
-
-
-class Row(Section):
-    """A published accuracy."""
-
-    name: str
-    dataset: Name
-    split: Literal["validation", "test"]
-    accuracy: Annotated[float, Field(gt=0, le=100)]  # percent
-    protocol: str
-    source: str
-    model: Name | None = None  # our name for it, where we fine-tune the same checkpoint
-    parameters: float | None = None  # millions
-    note: str | None = None
-
-
-class Table3(Section):
-    """The article's Table 3."""
-
-    source: str
-    parameters: dict[Name, Annotated[float, Field(gt=0)]]  # millions
-    seconds: dict[Name, Annotated[float, Field(gt=0)]]  # one pass over the STS-B dev set, CPU, batch size 1
-
-
-class Published(Section):
-    """The whole of published.yaml."""
-
-    accuracy: tuple[Row, ...]
-    table3: Table3
+RUNS, PREDICTIONS = Path("metrics/runs"), Path("predictions")
+METRICS = ("accuracy", "f1", "matthews", "pearson")
+Runs = dict[str, dict[int, dict[str, Any] | None]]
 
 
 def main() -> None:
-    """Write metrics/accuracy.json and report/comparison.md."""
+    """Write metrics/accuracy.json, metrics/claims.json, report/comparison.md and plots/accuracy_by_seed.csv."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     experiment = read_experiment()
     params = read_section("compare", Compare)
@@ -71,12 +42,16 @@ def main() -> None:
         read_json(Path("metrics/speed.json"), "Run `dvc repro -f -s benchmark`.") if Path("metrics/speed.json").exists() else None
     )
     accuracy = compare(experiment, params, split, runs, published)
-    with output_directory(Path("report")) as out:
-        (out / "comparison.md").write_text(markdown(accuracy, speed, published, params), encoding="utf-8")
+    evidence = gather(experiment, split, accuracy["metric"], runs, speed)
+    claims = judge(evidence, published, params)
+    write_text(Path("report/comparison.md"), markdown(accuracy, speed, published, params, claims))
+    write_text(Path("plots/accuracy_by_seed.csv"), scores_csv(evidence, published, params))
+    write_json(Path("metrics/claims.json"), claims)
     write_json(Path("metrics/accuracy.json"), accuracy)
     parts = [f"{m} {r['median']} % ({r['seeds_run']} of {len(experiment.seeds)} seeds)" if r["seeds_run"] else f"{m} {NOT_RUN}"
              for m, r in accuracy["models"].items()]  # fmt: skip
-    print("metrics/accuracy.json: " + "; ".join(parts))
+    verdicts = [f"{name} {claim['verdict']}" for name, claim in claims["claims"].items()]
+    print(f"metrics/accuracy.json: {'; '.join(parts)}. metrics/claims.json: {', '.join(verdicts)}")
 
 
 def read_run(model: str, seed: int, dataset: str, split: str) -> dict[str, Any] | None:
@@ -92,19 +67,98 @@ def read_run(model: str, seed: int, dataset: str, split: str) -> dict[str, Any] 
     for key, value in expected.items():
         if run.get(key) != value:
             raise UserError(f"{path}: {key} is {run.get(key)!r}, expected {value!r}. {remedy}")
-    if not (isinstance(run.get("n"), int) and isinstance(run.get("correct"), int) and 0 <= run["correct"] <= run["n"] > 0):
-        raise UserError(f"{path}: correct {run.get('correct')!r} of n {run.get('n')!r} is no count. {remedy}")
+    metric, value = run.get("metric"), run.get("score")
+    if metric not in METRICS:
+        raise UserError(f"{path}: metric is {metric!r}, expected one of {', '.join(METRICS)}. {remedy}")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not -1 <= value <= 1:
+        raise UserError(f"{path}: score is {value!r}, expected a number from -1 to 1. {remedy}")
+    if not isinstance(run.get("n"), int) or run["n"] < 1:
+        raise UserError(f"{path}: n is {run.get('n')!r}, expected how many sentences were evaluated. {remedy}")
+    if metric == "accuracy" and not (isinstance(run.get("correct"), int) and 0 <= run["correct"] <= run["n"]):
+        raise UserError(f"{path}: correct {run.get('correct')!r} of n {run['n']!r} is no count. {remedy}")
     return run
 
 
-def compare(
-    experiment: Experiment, params: Compare, split: str,
-    runs: dict[str, dict[int, dict[str, Any] | None]], published: Published,
-) -> dict[str, Any]:  # fmt: skip
-    """All of metrics/accuracy.json: accuracies in percent, rounded to 2 decimals, every requested run accounted for.
+def percent(run: dict[str, Any]) -> float:
+    """The score of a run times 100; an accuracy from its counts, unrounded."""
+    return 100 * run["correct"] / run["n"] if run["metric"] == "accuracy" else 100 * float(run["score"])
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One file of predictions: the sentences' texts, and labels and predictions as float64 arrays of shape (n,)."""
+
+    texts: list[tuple[str, ...]]
+    labels: "np.ndarray[Any, Any]"
+    predicted: "np.ndarray[Any, Any]"
+
+
+def read_predictions(model: str, seed: int, run: dict[str, Any]) -> Predictions:
+    """Read predictions/MODEL-SEED.csv; `UserError` unless it is a table of numbers from which the score of `run` follows.
+
+    Its columns: the text or texts, label, predicted, and what is not needed here. Of rows with a `split` those of the
+    validation set count.
+    """
+    import numpy as np
+
+    path = PREDICTIONS / f"{model}-{seed}.csv"
+    remedy = f"Run `dvc checkout {path}`, or `dvc pull {path}`, or `dvc repro -f -s evaluate@{model}-{seed}`."
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row.get("split", "validation") == "validation"]
+        texts = [tuple(row[name] for name in row if name not in ("label", "predicted", "probability", "split")) for row in rows]
+        labels, predicted = (np.array([float(row[name]) for row in rows]) for name in ("label", "predicted"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing, but {RUNS}/{model}-{seed}.json is there. {remedy}") from error
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} is no table with numbers for label and predicted ({error}). {remedy}") from error
+    found = float(score(run["metric"], labels, predicted)) if rows else 0.0
+    if len(rows) != run["n"] or abs(100 * found - percent(run)) > 1e-3:
+        said = f"{run['metric']} {percent(run) / 100:.6f} over {run['n']} sentences"
+        raise UserError(f"{path}: {found:.6f} over {len(rows)}, but {RUNS}/{model}-{seed}.json says {said}. {remedy}")
+    return Predictions(texts, labels, predicted)
+
+
+def gather(experiment: Experiment, split: str, metric: str, runs: Runs, speed: dict[str, Any] | None) -> Evidence:
+    """All that the verdicts rest on. `UserError` if two runs are not over the same sentences, in the same order."""
+    scores: dict[str, dict[int, float]] = {model: {} for model in runs}
+    predicted: dict[str, dict[int, np.ndarray[Any, Any]]] = {model: {} for model in runs}
+    first: tuple[str, Predictions] | None = None
+    for model, by_seed in runs.items():
+        for seed, run in by_seed.items():
+            if not run:
+                continue
+            found = read_predictions(model, seed, run)
+            first = first or (f"{model}-{seed}", found)
+            if found.texts != first[1].texts or (found.labels != first[1].labels).any():
+                names = f"{model}-{seed}.csv and {first[0]}.csv"
+                raise UserError(
+                    f"{PREDICTIONS}: {names} are not over the same sentences. Run `dvc repro`, which evaluates all alike."
+                )
+            scores[model][seed], predicted[model][seed] = percent(run), found.predicted
+    labels = first[1].labels if first else None
+    return Evidence(experiment.dataset, split, metric, experiment.models, experiment.seeds, scores, predicted, labels, speed)
+
+
+def scores_csv(evidence: Evidence, published: Published, params: Compare) -> str:
+    """One line a run: model, seed, accuracy (the headline score, times 100), its interval over sentences, what was published."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["model", "seed", "accuracy", "low", "high", "published"])
+    for model, by_seed in evidence.scores.items():
+        theirs = published.row(model, evidence.dataset, evidence.split)
+        for seed, value in by_seed.items():
+            low, high = run_interval(evidence, model, seed, params) or ("", "")
+            numbers = [value, low, high, theirs.score if theirs else ""]
+            writer.writerow([model, seed, *(f"{number:.2f}" if isinstance(number, float) else number for number in numbers)])
+    return text.getvalue()
+
+
+def compare(experiment: Experiment, params: Compare, split: str, runs: Runs, published: Published) -> dict[str, Any]:
+    """All of metrics/accuracy.json: scores times 100, rounded to 2 decimals, every requested run accounted for.
 
     Raises:
-        UserError: the runs are over different numbers of sentences.
+        UserError: the runs are over different numbers of sentences, or their scores are different metrics.
     """
     sizes: dict[int, str] = {}
     for model, by_seed in runs.items():
@@ -114,16 +168,16 @@ def compare(
     if len(sizes) > 1:
         found = ", ".join(f"{name} over {n}" for n, name in sorted(sizes.items()))
         raise UserError(f"{RUNS}: over different numbers of sentences ({found}). Run `dvc repro`, which evaluates all alike.")
-    models = {}
-    for model in experiment.models:
-        theirs = next(
-            (row for row in published.accuracy if (row.model, row.dataset, row.split) == (model, experiment.dataset, split)),
-            None,
-        )
-        models[model] = summarize(runs[model], theirs)
+    metrics = {run["metric"]: f"{model}-{seed}" for model, by_seed in runs.items() for seed, run in by_seed.items() if run}
+    if len(metrics) > 1:
+        found = ", ".join(f"{name} {metric}" for metric, name in sorted(metrics.items()))
+        raise UserError(f"{RUNS}: scores of different metrics ({found}). Run `dvc repro`, which evaluates all alike.")
+    theirs = {model: published.row(model, experiment.dataset, split) for model in experiment.models}
+    models = {model: summarize(runs[model], theirs[model]) for model in experiment.models}
     return {
         "dataset": experiment.dataset,
         "split": split,
+        "metric": next(iter(metrics), NOT_RUN),
         "sentences": next(iter(sizes), NOT_RUN),
         "models": models,
         "retention": retention(models, params),
@@ -131,15 +185,15 @@ def compare(
 
 
 def summarize(by_seed: dict[int, dict[str, Any] | None], published: Row | None) -> dict[str, Any]:
-    """One model's accuracies in percent over its seeds, beside the published value.
+    """One model's scores (times 100) over its seeds, beside the published value.
 
     `std` is the sample standard deviation (n - 1), null below two runs. `difference` is in points: median minus published.
     """
-    done = [100 * run["correct"] / run["n"] for run in by_seed.values() if run]
+    done = [percent(run) for run in by_seed.values() if run]
     summary: dict[str, Any] = {
         "seeds_run": len(done),
-        "by_seed": {str(seed): round(100 * run["correct"] / run["n"], 2) if run else NOT_RUN for seed, run in by_seed.items()},
-        "correct_by_seed": {str(seed): run["correct"] if run else NOT_RUN for seed, run in by_seed.items()},
+        "by_seed": {str(seed): round(percent(run), 2) if run else NOT_RUN for seed, run in by_seed.items()},
+        "correct_by_seed": {str(seed): run.get("correct") if run else NOT_RUN for seed, run in by_seed.items()},
         "median": round(statistics.median(done), 2) if done else NOT_RUN,
         "mean": round(statistics.mean(done), 2) if done else NOT_RUN,
         "std": round(statistics.stdev(done), 2) if len(done) > 1 else None,
@@ -147,9 +201,8 @@ def summarize(by_seed: dict[int, dict[str, Any] | None], published: Row | None) 
         "max": round(max(done), 2) if done else NOT_RUN,
     }
     if published:
-        difference: float | str = round(statistics.median(done) - published.accuracy, 2) if done else NOT_RUN
-        summary["published"] = {"accuracy": published.accuracy, "split": published.split, "protocol": published.protocol,
-                                "source": published.source}  # fmt: skip
+        difference: float | str = round(statistics.median(done) - published.score, 2) if done else NOT_RUN
+        summary["published"] = published.model_dump(include={"score", "metric", "split", "protocol", "source"})
         summary["difference"] = difference
     return summary
 
@@ -165,26 +218,39 @@ def retention(models: dict[str, dict[str, Any]], params: Compare) -> dict[str, A
         "student": params.student,
         "teacher": params.teacher,
         "measured": ratio([model.get("median") for model in pair]),
-        "published": ratio([model.get("published", {}).get("accuracy") for model in pair]),
+        "published": ratio([model.get("published", {}).get("score") for model in pair]),
     }
 
 
-def markdown(accuracy: dict[str, Any], speed: dict[str, Any] | None, published: Published, params: Compare) -> str:
-    """The report: what was measured beside what was published, validation and test set never in one table."""
+def markdown(
+    accuracy: dict[str, Any], speed: dict[str, Any] | None, published: Published, params: Compare, claims: dict[str, Any]
+) -> str:
+    """The report: a verdict for each claim, then measured beside published, validation and test set never in one table."""
     dataset, split, kept = accuracy["dataset"], accuracy["split"], accuracy["retention"]
-    comparable = [row for row in published.accuracy if row.dataset == dataset] if split == "validation" else []
+    comparable = [row for row in published.results if row.dataset == dataset] if split == "validation" else []
     validation, test = ([row for row in comparable if row.split == name] for name in ("validation", "test"))
-    head = ["model", "accuracy, %", "how", "source"]
-    lines = [f"# {dataset}: measured and published", "", f"## Accuracy, {split} ({accuracy['sentences']} sentences)", ""]
+    name = "Accuracy" if accuracy["metric"] in ("accuracy", NOT_RUN) else accuracy["metric"].capitalize()
+    head = ["model", "accuracy, %" if name == "Accuracy" else f"{name} x 100", "how", "source"]
+    lines = [f"# {dataset}: measured and published", "", "## The article's claims", "", *_table(claims_table(claims)), ""]
+    lines += [f"- {key}: {claim['rule']}. {claim.get('note', '')}".rstrip() for key, claim in claims["claims"].items()]
+    lines += ["", f"## {name}, {split} ({accuracy['sentences']} sentences)", ""]
     measured = [_measured_row(name, model) for name, model in accuracy["models"].items()]
     lines += [*_table([head, *measured, *map(_published_row, validation)]), ""]
     if not validation:
         why = f"nobody published on {dataset}" if split == "validation" else "nobody published on this part of train"
         lines += [f"No published numbers beside these: {why}.", ""]
-    lines.append(f"Accuracy of {kept['student']} in percent of {kept['teacher']}'s: {kept['measured']}")
+    lines.append(f"{name} of {kept['student']} in percent of {kept['teacher']}'s: {kept['measured']}")
     lines[-1] += f" (published: {kept['published']})." if kept["published"] != NOT_RUN else "."
+    if isinstance(pair := claims["paired"]["retention"], dict) and pair["interval"]:
+        lines[-1] += (
+            f" {100 * claims['confidence']:g} % interval over {pair['over']}: {pair['interval'][0]} to {pair['interval'][1]}."
+        )
+    if tests := paired_table(claims):
+        lines += ["", "On the same sentences, seed by seed:", "", *_table(tests)]
+    if isinstance(most := claims["majority_class"], dict):
+        lines += ["", f"Always answering label {most['label']}: accuracy {most['accuracy']} % ({most['count']} of {most['n']})."]
     if test:
-        lines += ["", "## Accuracy, test (published only)", ""]
+        lines += ["", f"## {name}, test (published only)", ""]
         lines += [
             "GLUE keeps these labels, so nothing here is measured by us, and nothing is comparable with the table above.",
             "",
@@ -200,7 +266,7 @@ def _measured_row(name: str, model: dict[str, Any]) -> list[str]:
     seeds = ", ".join(f"{seed}: {value}" for seed, value in model["by_seed"].items())
     how = f"median of {model['seeds_run']} seed(s) ({seeds})"
     if "difference" in model:
-        how += f"; {model['difference']:+.2f} points against the published {model['published']['accuracy']}"
+        how += f"; {model['difference']:+.2f} points against the published {model['published']['score']}"
     spread = f" ± {model['std']}" if model["std"] is not None else ""
     return [f"**{name}**", f"**{model['median']}**{spread}", how, "this run"]
 
@@ -231,7 +297,7 @@ def _speed_table(speed: dict[str, Any], table3: Table3, teacher: str) -> list[st
 
 def _published_row(row: Row) -> list[str]:
     size = f" ({row.parameters:g} M)" if row.parameters else ""
-    return [row.name + size, f"{row.accuracy}", row.protocol + (f"; {row.note}" if row.note else ""), row.source]
+    return [row.name + size, f"{row.score}", row.protocol + (f"; {row.note}" if row.note else ""), row.source]
 
 
 def _table(rows: list[list[str]]) -> list[str]:

@@ -201,7 +201,10 @@ def cut_off_copy(cut_off: Repository, tmp_path: Path) -> Repository:
 
 # Last stage first, so that its inputs are still there: arguments, its outputs, where it stands still, what is half-written then.
 STAGES = {
-    "compare": ((), ("report", "metrics/accuracy.json"), "os.rename metrics/accuracy.json.partial *", "metrics/accuracy.json.partial"),
+    "compare": (
+        (), ("report/comparison.md", "plots/accuracy_by_seed.csv", "metrics/claims.json", "metrics/accuracy.json"),
+        "os.rename metrics/accuracy.json.partial *", "metrics/accuracy.json.partial",
+    ),
     "benchmark": ((), ("metrics/speed.json",), "os.rename metrics/speed.json.partial *", "metrics/speed.json.partial"),
     "evaluate": (
         ("--model", "tiny", "--seed", "1"), ("predictions/tiny-1.csv", "metrics/runs/tiny-1.json"),

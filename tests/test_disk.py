@@ -31,7 +31,7 @@ STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # arguments, out
     "tokenize": (("--model", "tiny"), ("data/tokenized/tiny",)),
     "evaluate": (RUN, ("predictions/tiny-1.csv", "metrics/runs/tiny-1.json")),
     "benchmark": ((), ("metrics/speed.json",)),
-    "compare": ((), ("report", "metrics/accuracy.json")),
+    "compare": ((), ("report/comparison.md", "plots/accuracy_by_seed.csv", "metrics/claims.json", "metrics/accuracy.json")),
 }
 
 

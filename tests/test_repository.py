@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, Repository, load_yaml
+from reproduce.claims import Compare
 from reproduce.params import read_yaml, validate
-from stages.compare import Compare, Published, markdown
+from reproduce.published import Published
+from stages.compare import markdown
 
 STAGES = sorted(load_yaml(ROOT / "dvc.yaml")["stages"])
 MODULES = sorted(path for folder in ("reproduce", "stages", "tests", "benchmarks") for path in (ROOT / folder).glob("*.py"))
@@ -80,9 +82,10 @@ def test_the_readmes_results_are_those_of_the_files() -> None:
     block = text.split("<!-- results")[1].split("-->", 1)[1].split("<!-- end of results")[0]
     accuracy = json.loads((ROOT / "metrics/accuracy.json").read_text())
     speed = json.loads((ROOT / "metrics/speed.json").read_text())
+    claims = json.loads((ROOT / "metrics/claims.json").read_text())
     published = validate(Published, read_yaml(ROOT / "published.yaml"), "published.yaml:")
     params = validate(Compare, read_yaml(ROOT / "params.yaml")["compare"], "params.yaml: compare")
-    rendered = markdown(accuracy, speed, published, params).splitlines()
+    rendered = markdown(accuracy, speed, published, params, claims).splitlines()
     rows = [line for line in block.splitlines() if line.startswith("|")]
     assert len(rows) >= 2 * len(accuracy["models"])
     assert [row for row in rows if row not in rendered] == []
