@@ -427,7 +427,7 @@ def _measured(claim: Claim, speed: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _not_measured(claim: Claim, found: dict[str, Any]) -> str:
-    return f"metrics/speed.json has no {' and no '.join(model for model in claim.models if model not in found)}"
+    return f"No {' and no '.join(model for model in claim.models if model not in found)} in metrics/speed.json"
 
 
 def _percent(interval: Interval) -> Interval:
