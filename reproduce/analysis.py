@@ -1,9 +1,10 @@
 """What the report says about predictions: calibration, accuracy by length and kind, worst errors, agreement, Pareto front.
 
-Pure functions of a table of predictions with one row a sentence and the columns `text` (str), `words` (int), `label`, `predicted` and,
-for a classifier, `probability` (0 .. 1, the softmax of the predicted class). Shares are 0 .. 1.
+Pure functions of a table of predictions with one row a sentence and the columns `text` (str), `words` (int), `label`, `predicted`
+and, for a classifier, `probability` (0 .. 1, the softmax of the predicted class). Shares are 0 .. 1.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -57,10 +58,12 @@ def read_predictions(path: Path, remedy: str) -> "pd.DataFrame":
     if "split" in columns:
         table = table[table["split"] == "validation"].reset_index(drop=True)
     numbers = [name for name in ("label", "predicted", "probability") if name in columns]
-    bad = [name for name in numbers if not pd.api.types.is_numeric_dtype(table[name])]
-    if bad or table.empty or ("probability" in columns and not table["probability"].between(0, 1).all()):
-        found = f"{bad[0]} is not a number everywhere" if bad else "no rows" if table.empty else "a probability outside 0 .. 1"
-        raise UserError(f"{path}: {found}. {remedy}")
+    if table.empty:
+        raise UserError(f"{path}: no rows. {remedy}")
+    if bad := [name for name in numbers if not pd.api.types.is_numeric_dtype(table[name])]:
+        raise UserError(f"{path}: {bad[0]} is not a number everywhere. {remedy}")
+    if "probability" in columns and not table["probability"].between(0, 1).all():
+        raise UserError(f"{path}: a probability outside 0 .. 1. {remedy}")
     text = table[texts].astype(str).agg(" | ".join, axis=1)
     words = table[texts].astype(str).agg(" ".join, axis=1).str.split().str.len()
     return table[numbers].assign(text=text, words=words)
@@ -85,13 +88,19 @@ def calibration(table: "pd.DataFrame", bins: int = BINS) -> dict[str, Any]:
     for m in range(bins):
         inside = place == m
         if inside.any():
-            found.append({"n": int(inside.sum()), "confidence": float(confidence[inside].mean()), "accuracy": float(correct[inside].mean())})
+            found.append(
+                {
+                    "n": int(inside.sum()),
+                    "confidence": float(confidence[inside].mean()),
+                    "accuracy": float(correct[inside].mean()),
+                }
+            )
     ece = sum(b["n"] * abs(b["accuracy"] - b["confidence"]) for b in found) / len(table)
     return {"ece": ece, "confidence": float(confidence.mean()), "accuracy": float(correct.mean()), "bins": found}
 
 
 def by_length(tables: "Sequence[pd.DataFrame]", confidence: float) -> list[dict[str, Any]]:
-    """Accuracy in buckets of sentence length: {"at_least", "at_most" (words; None: open), "n", "share", ...} each, see `accuracy_of`."""
+    """Accuracy in buckets of length in words: {"at_least", "at_most" (None: open)} and what `accuracy_of` says, each."""
     words = tables[0]["words"]
     edges = [0, *LENGTHS, float("inf")]
     return [
@@ -100,7 +109,7 @@ def by_length(tables: "Sequence[pd.DataFrame]", confidence: float) -> list[dict[
             "at_most": None if high == edges[-1] else high,
             **accuracy_of(tables, (words > low) & (words <= high), confidence),
         }
-        for low, high in zip(edges, edges[1:], strict=False)
+        for low, high in itertools.pairwise(edges)
     ]
 
 
@@ -157,22 +166,24 @@ def worst_errors(tables: "Sequence[pd.DataFrame]", count: int = 20) -> list[dict
 
 
 def agreement(first: "pd.DataFrame", second: "pd.DataFrame") -> tuple[float, float]:
-    """How far two runs give the same answers: share of sentences, and Cohen's kappa (1.0 if both always give one answer)."""
-    same = float((first["predicted"].to_numpy() == second["predicted"].to_numpy()).mean())
-    shares = [table["predicted"].value_counts(normalize=True) for table in (first, second)]
-    chance = float(sum(shares[0].get(answer, 0.0) * shares[1].get(answer, 0.0) for answer in shares[0].index))
-    return same, (same - chance) / (1 - chance) if chance < 1 else 1.0
+    """How far two runs give the same answers: share of sentences, and Cohen's kappa (Cohen 1960), which takes off chance."""
+    from sklearn.metrics import cohen_kappa_score
+
+    same = float((first["predicted"] == second["predicted"]).mean())
+    # Where both always give one answer, kappa is 0 / 0.
+    return same, 1.0 if same == 1 else float(cohen_kappa_score(first["predicted"], second["predicted"]))
 
 
 def pareto_front(points: Iterable[Point]) -> list[Point]:
-    """The measured points that no other one beats: none is at least as accurate and at least as fast, and better in one of the two.
+    """The measured points that no other one beats: at least as accurate, at least as fast, and better in one of the two.
 
     Fastest first.
     """
     front: list[Point] = []
-    measured = [(point.milliseconds, -point.accuracy, point) for point in points if point.accuracy is not None]
-    for _, _, point in sorted(measured, key=lambda entry: entry[:2]):
-        last = front[-1] if front else None
-        if last is None or point.accuracy > last.accuracy or (point.accuracy, point.milliseconds) == (last.accuracy, last.milliseconds):  # type: ignore[operator]
+    best = (float("-inf"), 0.0)  # accuracy, milliseconds
+    measured = [(point.accuracy, point.milliseconds, point) for point in points if point.accuracy is not None]
+    for accuracy, milliseconds, point in sorted(measured, key=lambda entry: (entry[1], -entry[0])):
+        if accuracy > best[0] or (accuracy, milliseconds) == best:
+            best = (accuracy, milliseconds)
             front.append(point)
     return front

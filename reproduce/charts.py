@@ -1,7 +1,7 @@
 """The report's charts: matplotlib draws them, and they come out as SVG to stand inside an HTML page.
 
-Colours are CSS variables of the page (--ink, --muted, --grid, --series-0 ...), so a chart follows light and dark; text stays text and takes
-the page's font. A model is told by its marker as well as by its colour.
+Colours are CSS variables of the page (--ink, --muted, --grid, --series-0 ...), so a chart follows light and dark; text stays text
+and takes the page's font. A model is told by its marker as well as by its colour.
 """
 
 import functools
@@ -21,10 +21,16 @@ if TYPE_CHECKING:
 # Colours that no chart means, replaced by the page's variables of these names.
 INK, MUTED, GRID, PAPER = "#010101", "#020202", "#030303", "#040404"
 SERIES = tuple(f"#05050{i}" for i in range(6))
-VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper", **{c: f"--series-{i}" for i, c in enumerate(SERIES)}}
+VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    GRID: "--grid",
+    PAPER: "--paper",
+    **{c: f"--series-{i}" for i, c in enumerate(SERIES)},
+}
 MARKERS = ("o", "s", "^", "D", "v", "P")
 WIDTH = 4.3  # inches; the page scales a chart to the width it has
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none", "font.size": 8.5, "axes.edgecolor": MUTED, "axes.labelcolor": INK, "text.color": INK,
     "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": INK, "ytick.labelcolor": INK, "grid.color": GRID,
     "grid.linewidth": 0.7, "axes.linewidth": 0.7, "axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False,
@@ -100,7 +106,9 @@ def dots(name: str, groups: Sequence[Group], xlabel: str, title: str, say: Wordi
             labels.append((y, dot.label))
             index = dot.style % len(SERIES)
             if dot.value is None:
-                axes.text(0.012, y, say.plain("not_run"), transform=axes.get_yaxis_transform(), color=MUTED, va="center", style="italic")
+                axes.text(
+                    0.012, y, say.plain("not_run"), transform=axes.get_yaxis_transform(), color=MUTED, va="center", style="italic"
+                )
                 continue
             if dot.low is not None and dot.high is not None:
                 axes.plot([dot.low, dot.high], [y, y], color=SERIES[index], linewidth=1.4, solid_capstyle="butt")
@@ -167,7 +175,9 @@ def pareto(points: Sequence[Point], say: Wording) -> str:
         note = say.plain("point", name=point.name, megabytes=say.number(point.megabytes, 0))
         axes.annotate(note, (point.milliseconds, y), xytext=(0, 11), textcoords="offset points", ha="center", fontsize=7.5)
     times = [point.milliseconds for point in points]
-    axes.set(xlabel=say.plain("milliseconds"), ylabel=say.plain("accuracy_percent"), ylim=(bottom, top), xlim=(0, max(times) * 1.2))
+    axes.set(
+        xlabel=say.plain("milliseconds"), ylabel=say.plain("accuracy_percent"), ylim=(bottom, top), xlim=(0, max(times) * 1.2)
+    )
     axes.tick_params(axis="x", pad=9)
     _ticks(axes, say, x=0, y=0 if room > 4 else 1)
     axes.set_yticks([tick for tick in axes.get_yticks() if measured and bottom + 0.3 * room * hollow <= tick <= top])
@@ -186,9 +196,14 @@ def _ticks(axes: "Axes", say: Wording, x: int = 0, y: int = 0) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for axis, digits in ((axes.xaxis, x), (axes.yaxis, y) if axes.get_ylabel() else (axes.xaxis, x)):
-        axis.set_major_formatter(lambda value, _, digits=digits: say.number(value, digits))
+        axis.set_major_formatter(functools.partial(_tick, say, digits))
         if not digits:
-            axis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+            axis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True))
+
+
+def _tick(say: Wording, digits: int, value: float, position: int | None = None) -> str:
+    """A number on an axis; matplotlib also gives its position."""
+    return say.number(value, digits)
 
 
 def _svg(figure: "Figure", name: str, title: str) -> str:
@@ -202,7 +217,9 @@ def _svg(figure: "Figure", name: str, title: str) -> str:
     text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(r' id="[\w.]+_\d+"', "", text)  # figure_1, text_7: not unique in a page with several charts, and nothing uses them
+    text = re.sub(
+        r' id="[\w.]+_\d+"', "", text
+    )  # figure_1, text_7: not unique in a page with several charts, and nothing uses them
     text = re.sub(r" font-family: [^;\"]*;?", "", text)
     text = re.sub(r"#0[1-5]0[1-5]0\d", lambda colour: f"var({VARIABLES[colour[0]]})", text)
     text = re.sub(r"\s*\n\s*", " ", text)

@@ -6,10 +6,11 @@ Every number comes from a file that another stage wrote; a run that params.yaml 
 """
 
 import argparse
+import functools
 import itertools
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reproduce import charts
 from reproduce.analysis import (
@@ -32,9 +33,13 @@ from reproduce.published import PUBLISHED, Claims, Published
 from reproduce.statistics import wilson
 from stages.compare import percent, read_run
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 TEMPLATES = Path("stages/templates")
 OUT = Path("report")
 PAGES = ("report", "slides")
+NO_BREAK_HYPHEN = "\N{NON-BREAKING HYPHEN}"
 ERRORS = 20  # worst errors shown
 RULES = {  # claim of published.yaml: text that says how `compare` judges it
     "distilbert_accuracy": "rule_difference", "bert_accuracy": "rule_difference", "retention": "rule_difference",
@@ -47,7 +52,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     facts = gather()
     texts = read_yaml(TEXTS)
-    pages = {}
+    pages: dict[Path, str] = {}
     for say in (Wording(texts, language) for language in LANGUAGES):
         drawn = draw(facts, say)
         pages |= {OUT / file_name(page, say.language): render(page, facts, drawn, say) for page in PAGES}
@@ -64,16 +69,24 @@ def file_name(page: str, language: str) -> str:
 
 def render(page: str, facts: dict[str, Any], drawn: dict[str, str], say: Wording) -> str:
     """One HTML page in one language, charts (see `draw`) and styles inside it."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-                              lstrip_blocks=True, keep_trailing_newline=True)  # fmt: skip
     other = next(language for language in LANGUAGES if language != say.language)
     links = {"other": file_name(page, other), **{name: file_name(name, say.language) for name in PAGES}}
     svg = {name: Markup(chart) for name, chart in drawn.items()}  # noqa: S704 (`charts` escapes what is written in them)
-    template = environment.get_template(f"{page}.html.jinja")
-    return template.render(**facts, **phrases(facts, say), say=say, n=say.number, charts=svg, links=links, other_tag=LANGUAGES[other])
+    template = templates().get_template(f"{page}.html.jinja")
+    return template.render(
+        **facts, **phrases(facts, say), say=say, n=say.number, charts=svg, links=links, other_tag=LANGUAGES[other]
+    )
+
+
+@functools.cache
+def templates() -> "Environment":
+    """The templates, each compiled once."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+                       lstrip_blocks=True, keep_trailing_newline=True)  # fmt: skip
 
 
 def gather() -> dict[str, Any]:
@@ -85,6 +98,7 @@ def gather() -> dict[str, Any]:
     experiment, params = read_experiment(), read_yaml(PARAMS)
     published = validate(Published, read_yaml(PUBLISHED), f"{PUBLISHED}:")
     catalog = read_yaml(Path("catalog.yaml"))
+    dataset = catalog["datasets"][experiment.dataset]
     split = "held out of train" if params["selection"]["holdout"] > 0 else "validation"
     claims = read_result("metrics/claims.json", "dvc repro compare")
     accuracy = read_result("metrics/accuracy.json", "dvc repro compare")
@@ -97,7 +111,7 @@ def gather() -> dict[str, Any]:
     models = []
     for style, name in enumerate(experiment.models):
         runs = {seed: gather_run(name, seed, experiment.dataset, split, confidence) for seed in experiment.seeds}
-        settings = {**params["finetune"], **params["overrides"][name]}
+        settings = {**params["finetune"], **params["tasks"][experiment.dataset], **params["overrides"][name]}
         source = next((s for s in catalog["models"][name]["sources"] if "hub" in s), None)
         size = (speed or {"models": {}})["models"].get(name)
         row = published.row(name, experiment.dataset, split)
@@ -110,18 +124,20 @@ def gather() -> dict[str, Any]:
     return {
         "dataset": experiment.dataset,
         "split": split,
-        "title": published.titles.get(experiment.dataset, experiment.dataset),
+        "title": published.titles.get(experiment.dataset, experiment.dataset).replace("-", NO_BREAK_HYPHEN),
         "seeds": list(experiment.seeds),
-        "labels": catalog["datasets"][experiment.dataset].get("labels", []),
-        "data_source": next((s for s in catalog["datasets"][experiment.dataset]["sources"] if "hub" in s), None),
-        "train_rows": params["selection"]["train"] or catalog["datasets"][experiment.dataset]["train"]["rows"] - params["selection"]["holdout"],
+        "labels": dataset["labels"],
+        "data_source": next((s for s in dataset["sources"] if "hub" in s), None),
+        "train_rows": params["selection"]["train"] or dataset["train"]["rows"] - params["selection"]["holdout"],
         "max_length": params["tokenize"]["max_length"],
         "confidence": 100 * confidence,
         "teacher": params["compare"]["teacher"],
         "student": params["compare"]["student"],
         "metric": ran[0]["runs"][0]["metrics"]["metric"] if ran else "accuracy",
         "sentences": accuracy["sentences"],
-        "claims": {name: claims["claims"][name] for name in (*Claims.model_fields, *claims["claims"]) if name in claims["claims"]},
+        "claims": {
+            name: claims["claims"][name] for name in (*Claims.model_fields, *claims["claims"]) if name in claims["claims"]
+        },
         "paired": claims["paired"],
         "majority": claims["majority_class"] if isinstance(claims["majority_class"], dict) else None,
         "models": models,
@@ -203,7 +219,9 @@ def gather_model(by_seed: dict[int, dict[str, Any] | None], confidence: float) -
     confusion = None
     if classifies and all("confusion" in run["metrics"] for run in runs):
         first = runs[0]["metrics"]["confusion"]
-        confusion = {true: {guess: sum(run["metrics"]["confusion"][true][guess] for run in runs) for guess in first} for true in first}
+        confusion = {
+            true: {guess: sum(run["metrics"]["confusion"][true][guess] for run in runs) for guess in first} for true in first
+        }
     return {
         "seeds": by_seed,
         "runs": runs,
@@ -232,7 +250,9 @@ def gather_agreement(ran: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if pairs:
             found = [agreement(one["table"], other["table"]) for one, other in pairs]
             same, kappa = (statistics.mean(values) for values in zip(*found, strict=True))
-            rows.append({"first": first["name"], "second": second["name"], "pairs": len(pairs), "same": 100 * same, "kappa": kappa})
+            rows.append(
+                {"first": first["name"], "second": second["name"], "pairs": len(pairs), "same": 100 * same, "kappa": kappa}
+            )
     return rows
 
 
@@ -241,7 +261,9 @@ def gather_environments(ran: list[dict[str, Any]]) -> list[dict[str, Any]]:
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for model, run in ((model["name"], run) for model in ran for run in model["runs"]):
         found = run["environment"]
-        software = ", ".join(["Python " + found["python"], *(f"{name} {found['packages'][name]}" for name in ("torch", "transformers"))])
+        software = ", ".join(
+            ["Python " + found["python"], *(f"{name} {found['packages'][name]}" for name in ("torch", "transformers"))]
+        )
         commit = (found["git_commit"] or "\N{EN DASH}")[:8] + ("+" if found["git_dirty"] else "")
         key = (model, found["gpu"] or found["cpu"], found["precision"], found["steps"], software, commit)
         groups.setdefault(key, []).append(run)
@@ -264,7 +286,9 @@ def gather_errors(shown: dict[str, Any] | None, ran: list[dict[str, Any]]) -> li
     errors = worst_errors([run["table"] for run in shown["runs"]], ERRORS)
     for error in errors:
         rows = {model["name"]: [run["table"].iloc[error["place"]] for run in model["runs"]] for model in ran}
-        error["by_model"] = {name: (sum(row["label"] != row["predicted"] for row in found), len(found)) for name, found in rows.items()}
+        error["by_model"] = {
+            name: (sum(row["label"] != row["predicted"] for row in found), len(found)) for name, found in rows.items()
+        }
         error["kinds"] = kinds(error["text"])
     return errors
 
@@ -292,7 +316,9 @@ def phrases(facts: dict[str, Any], say: Wording) -> dict[str, Any]:
         "curve_ends": " ".join(ends),
         "score": score_name(facts["metric"], say),
         "scores_title": say("seeds_title") if facts["metric"] == "accuracy" else say("scores_title", metric=facts["metric"]),
-        "part_names": {part: [part_name(bucket, say) for bucket in first[part]] if first else [] for part in ("lengths", "kinds")},
+        "part_names": {
+            part: [part_name(bucket, say) for bucket in first[part]] if first else [] for part in ("lengths", "kinds")
+        },
         "error_kinds": {kind: sum(kind in error["kinds"] for error in facts["errors"]) for kind in KINDS},
         "class_names": dict(enumerate(facts["labels"])),
     }
@@ -302,7 +328,11 @@ def rules(facts: dict[str, Any], say: Wording) -> list[tuple[str, str]]:
     """How the claims are judged: numbers of claims, and the rule that they share. A claim that has no text of ours keeps `compare`'s."""
     found: dict[str, list[str]] = {}
     for number, (name, claim) in enumerate(facts["claims"].items(), start=1):
-        values = {"confidence": say.short(facts["confidence"]), "margin": say.short(claim["margin"]), "published": say.short(claim["published"])}
+        values = {
+            "confidence": say.short(facts["confidence"]),
+            "margin": say.short(claim["margin"]),
+            "published": say.short(claim["published"]),
+        }
         if "interval_passes" in claim:
             values["passes"] = say.interval(*claim["interval_passes"])
         key = RULES.get(name)
@@ -318,9 +348,16 @@ def draw(facts: dict[str, Any], say: Wording) -> dict[str, str]:
     if not ran:
         return {"pareto": charts.pareto(facts["points"], say)} if facts["points"] else {}
     drawn = {
-        "curves": charts.curves([{"model": m["name"], "style": m["style"], **run["curve"]} for m in ran for run in m["runs"]], say),
-        "seeds": charts.dots("seeds", [seed_group(m, say) for m in facts["models"]], score_name(facts["metric"], say),
-                             say.plain("chart_seeds"), say),  # fmt: skip
+        "curves": charts.curves(
+            [{"model": m["name"], "style": m["style"], **run["curve"]} for m in ran for run in m["runs"]], say
+        ),
+        "seeds": charts.dots(
+            "seeds",
+            [seed_group(m, say) for m in facts["models"]],
+            score_name(facts["metric"], say),
+            say.plain("chart_seeds"),
+            say,
+        ),  # fmt: skip
     }
     classifiers = [model for model in ran if model["calibration"]]
     for model in classifiers:
@@ -328,7 +365,9 @@ def draw(facts: dict[str, Any], say: Wording) -> dict[str, str]:
         title = say.plain("chart_reliability", model=model["name"])
         drawn[name] = charts.reliability(name, model["style"], model["calibration"], title, say)
     for part in ("lengths", "kinds") if classifiers else ():
-        drawn[part] = charts.dots(part, part_groups(classifiers, part, say), say.plain("accuracy_percent"), say.plain(f"chart_{part}"), say)
+        drawn[part] = charts.dots(
+            part, part_groups(classifiers, part, say), say.plain("accuracy_percent"), say.plain(f"chart_{part}"), say
+        )
     if facts["points"]:
         drawn["pareto"] = charts.pareto(facts["points"], say)
     return drawn
@@ -336,7 +375,10 @@ def draw(facts: dict[str, Any], say: Wording) -> dict[str, str]:
 
 def seed_group(model: dict[str, Any], say: Wording) -> charts.Group:
     """A model's rows in the chart of accuracy by seed; the seeds that were not run share one row."""
-    dots = [charts.Dot(say.plain("seed", seed=str(run["seed"])), model["style"], run["value"], run["low"], run["high"]) for run in model["runs"]]
+    dots = [
+        charts.Dot(say.plain("seed", seed=str(run["seed"])), model["style"], run["value"], run["low"], run["high"])
+        for run in model["runs"]
+    ]
     if missing := missing_seeds(model, say):
         dots.append(charts.Dot(missing))
     return charts.Group(model["name"], dots, model["median"] if len(model["runs"]) > 1 else None, model["published"])
