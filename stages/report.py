@@ -259,13 +259,13 @@ def gather_agreement(ran: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def gather_environments(ran: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What the trainings ran on: the runs of a model on the same machine and software together, {"model", "seeds", "device", ...}."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for model, run in ((model["name"], run) for model in ran for run in model["runs"]):
+    for name, run in ((model["name"], run) for model in ran for run in model["runs"]):
         found = run["environment"]
         software = ", ".join(
             ["Python " + found["python"], *(f"{name} {found['packages'][name]}" for name in ("torch", "transformers"))]
         )
         commit = (found["git_commit"] or "\N{EN DASH}")[:8] + ("+" if found["git_dirty"] else "")
-        key = (model, found["gpu"] or found["cpu"], found["precision"], found["steps"], software, commit)
+        key = (name, found["gpu"] or found["cpu"], found["precision"], found["steps"], software, commit)
         groups.setdefault(key, []).append(run)
     names = ("model", "device", "precision", "steps", "software", "commit")
     return [
