@@ -36,7 +36,7 @@ demo: $(STAMP) ## The whole pipeline on the embedded corpus: no GPU, no Hub, min
 	dvc exp run --temp --name demo $(DEMO)
 	@rm -rf demo && dvc get --quiet . report --rev demo -o demo
 	@cat demo/comparison.md
-	@echo "report: demo/comparison.md      compare with other experiments: dvc exp show"
+	@echo "report: demo/comparison.md, demo/report.html, demo/slides.html (and .pt-BR.html)      compare with other experiments: dvc exp show"
 
 repro: check ## The real experiment: what is not up to date, with a GPU if there is one
 	dvc --wait-for-lock repro

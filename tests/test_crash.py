@@ -201,6 +201,10 @@ def cut_off_copy(cut_off: Repository, tmp_path: Path) -> Here:
 
 # Last stage first, so that its inputs are still there: arguments, its outputs, where it stands still, what is half-written then.
 STAGES = {
+    "report": (
+        (), ("report/report.html", "report/slides.html", "report/report.pt-BR.html", "report/slides.pt-BR.html"),
+        "os.rename report/slides.pt-BR.html.partial *", "report/slides.pt-BR.html.partial",
+    ),
     "compare": (
         (), ("report/comparison.md", "plots/accuracy_by_seed.csv", "metrics/claims.json", "metrics/accuracy.json"),
         "os.rename metrics/accuracy.json.partial *", "metrics/accuracy.json.partial",
@@ -227,7 +231,7 @@ STAGES = {
 
 
 def test_dvc_goes_on_after_each_of_the_other_stages_was_killed(copy: Repository, finished: Repository) -> None:
-    """Half-written outputs of seven dead stages lie about; one `dvc repro` runs them again and ends with the same bytes.
+    """Half-written outputs of eight dead stages lie about; one `dvc repro` runs them again and ends with the same bytes.
 
     The training is not run again: its inputs come out as they were.
     """
@@ -308,7 +312,7 @@ def test_a_trainer_that_is_killed_at_every_point_ends_with_the_same_bytes(copy: 
 
     again = copy.run(*REPRO).stdout
     recoveries.append(recovery(again))
-    assert re.findall(r"Running stage '([^']+)'", again) == ["finetune@tiny-1", "evaluate@tiny-1", "compare"]
+    assert re.findall(r"Running stage '([^']+)'", again) == ["finetune@tiny-1", "evaluate@tiny-1", "compare", "report"]
     assert recoveries == [
         "trained from the start",
         "1 warning, gone on from step 4 of 24",
@@ -356,7 +360,7 @@ def test_ctrl_c_and_then_an_orphan(copy: Repository) -> None:
         until(lambda: ended(trainer), "end of the orphan")
     assert is_complete(folder / "finished")
     done = copy.run(*REPRO).stdout
-    assert re.findall(r"Running stage '([^']+)'", done) == ["finetune@tiny-1", "evaluate@tiny-1", "compare"]
+    assert re.findall(r"Running stage '([^']+)'", done) == ["finetune@tiny-1", "evaluate@tiny-1", "compare", "report"]
     assert (gone_on, recovery(done)) == ("gone on from step 8 of 24", "kept result taken over, nothing trained")
     assert contents(copy.path, *RESULTS) == expected
     assert not folder.exists()

@@ -53,7 +53,7 @@ def test_make_parallel_trains_side_by_side_with_the_cores_divided(copy: Reposito
     assert copy.run("dvc", "status").stdout.strip() == "Data and pipelines are up to date."
     # Beside another or alone: a run is the same run.
     copy.edit("params.yaml", lambda p: p.update(seeds=[1]))
-    assert copy.repro() == ["compare"]
+    assert copy.repro() == ["compare", "report"]
     assert (copy.path / "models/finetuned/tiny-1/model.safetensors").read_bytes() == before
 
 

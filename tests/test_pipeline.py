@@ -15,7 +15,7 @@ from conftest import ROOT, Repository, load_yaml
 
 ALL = [
     "download_dataset", "download_tokenizer@tiny", "download_weights@tiny", "tokenize@tiny", "finetune@tiny-1", "evaluate@tiny-1",
-    "benchmark", "compare",
+    "benchmark", "compare", "report",
 ]  # fmt: skip
 
 
@@ -23,7 +23,7 @@ def test_the_first_repro_runs_every_stage_and_git_sees_only_results(finished: Re
     assert sorted(finished.ran) == sorted(ALL)
     place = {stage: i for i, stage in enumerate(finished.ran)}
     for earlier, later in (("download_dataset", "tokenize@tiny"), ("tokenize@tiny", "finetune@tiny-1"),
-                           ("finetune@tiny-1", "evaluate@tiny-1"), ("evaluate@tiny-1", "compare"), ("benchmark", "compare")):  # fmt: skip
+                           ("finetune@tiny-1", "evaluate@tiny-1"), ("evaluate@tiny-1", "compare"), ("benchmark", "compare"), ("compare", "report")):  # fmt: skip
         assert place[earlier] < place[later]
     tracked = finished.run("git", "show", "--name-only", "--format=", "HEAD").stdout.split()
     assert sorted(tracked) == [
@@ -56,23 +56,23 @@ def test_how_often_to_save_is_no_hyperparameter(copy: Repository) -> None:
 def test_a_new_seed_runs_one_finetune_and_one_evaluate(copy: Repository) -> None:
     before = (copy.path / "models/finetuned/tiny-1/model.safetensors").read_bytes()
     copy.edit("params.yaml", lambda p: p.update(seeds=[1, 2]))
-    assert copy.repro() == ["finetune@tiny-2", "evaluate@tiny-2", "compare"]
+    assert copy.repro() == ["finetune@tiny-2", "evaluate@tiny-2", "compare", "report"]
     accuracy = copy.json("metrics/accuracy.json")["models"]["tiny"]
     assert accuracy["seeds_run"] == 2 and set(accuracy["by_seed"]) == {"1", "2"}
     after = (copy.path / "models/finetuned/tiny-2/model.safetensors").read_bytes()
     assert before == (copy.path / "models/finetuned/tiny-1/model.safetensors").read_bytes() != after
 
 
-def test_a_compare_only_change_re_runs_compare_alone(copy: Repository) -> None:
+def test_a_change_of_the_comparison_trains_nothing(copy: Repository) -> None:
     copy.edit("published.yaml", lambda p: p["results"].pop())
-    assert copy.repro() == ["compare"]
+    assert copy.repro() == ["compare", "report"]
     copy.edit("params.yaml", lambda p: p["compare"].update(student="minilm"))
-    assert copy.repro() == ["compare"]
+    assert copy.repro() == ["compare", "report"]
 
 
 def test_another_source_of_the_same_bytes_re_trains_nothing(copy: Repository) -> None:
     copy.edit("catalog.yaml", lambda c: c["models"]["tiny"]["sources"].insert(0, {"folder": "nowhere"}))
-    assert copy.repro() == ["download_tokenizer@tiny", "download_weights@tiny"]
+    assert copy.repro() == ["download_tokenizer@tiny", "download_weights@tiny", "report"]
 
 
 def test_without_a_lock_file_everything_comes_from_the_run_cache(copy: Repository) -> None:
@@ -106,11 +106,11 @@ def test_an_override_touches_its_model_alone(copy: Repository) -> None:
     import yaml
 
     copy.edit("params.yaml", lambda p: p["overrides"]["bert"].update(epochs=1))
-    assert copy.repro() == []
+    assert copy.repro() == ["report"]  # it shows the settings
     copy.run("git", "checkout", "--", "params.yaml")
     settings = ("-S", "+overrides.tiny.epochs=1", "-S", "+overrides.tiny.learning_rate=0.00003")
     done = copy.run("dvc", "exp", "run", "--temp", "-n", "low", *settings)
-    assert re.findall(r"Running stage '([^']+)'", done.stdout) == ["finetune@tiny-1", "evaluate@tiny-1", "compare"]
+    assert re.findall(r"Running stage '([^']+)'", done.stdout) == ["finetune@tiny-1", "evaluate@tiny-1", "compare", "report"]
     ref = copy.run("git", "for-each-ref", "refs/exps/*/*/low", "--format=%(refname)").stdout.strip()
     assert json.loads(copy.run("git", "show", f"{ref}:environment/tiny-1.json").stdout)["steps"] == 12
     text = copy.run("git", "show", f"{ref}:params.yaml").stdout

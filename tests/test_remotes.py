@@ -25,7 +25,7 @@ STUDENT = "refs/test/student"  # where `origin` keeps the experiment for git's o
 MODEL = "models/finetuned/tiny-1"
 WEIGHTS = f"{MODEL}/model.safetensors"
 ALL_OUTPUTS = ("data/raw", "data/tokenized/tiny", MODEL, "models/tokenizers/tiny", "models/weights/tiny", "plots/curves/tiny-1",
-               "plots/accuracy_by_seed.csv", "predictions/tiny-1.csv", "report/comparison.md")  # fmt: skip
+               "plots/accuracy_by_seed.csv", "predictions/tiny-1.csv", "report")  # fmt: skip
 
 
 @dataclass
