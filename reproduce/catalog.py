@@ -50,6 +50,11 @@ class Source(Section):
         return f"PyPI {self.pypi}" if self.pypi else f"folder {self.folder}"
 
 
+def on_the_hub(sources: tuple[Source, ...]) -> Source | None:
+    """The first of the sources that is a repository on the Hub."""
+    return next((source for source in sources if source.hub), None)
+
+
 class Split(Section):
     """One split of a dataset: the file that carries it, and what it must be once in canonical form.
 
@@ -82,6 +87,7 @@ class Dataset(Section):
     """A set of labelled sentences, or of pairs of them."""
 
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    note: str | None = None  # what the card of a model that was fine-tuned on it must say about it
     columns: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)]  # the texts of an example
     labels: tuple[str, ...]  # names of the classes 0, 1, ...; none where the label is a number
     scale: tuple[float, float] | None = None  # the range of that number
@@ -124,6 +130,7 @@ class Model(Section):
     """A pretrained checkpoint."""
 
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    license: Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")]  # as its page on the Hub says, in the Hub's spelling: apache-2.0
     tokenizer: Annotated[dict[FileName, Pin], Field(min_length=1)]  # the config and the tokenizer's files
     weights: Annotated[dict[FileName, Pin], Field(min_length=1)]
 

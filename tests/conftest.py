@@ -141,6 +141,7 @@ def make_repository(path: Path, tiny_model: Path, commit: bool = True) -> Reposi
         splits[split] = {"file": f"{split}.tsv", "rows": count, **pin(toy / f"{split}.tsv")}
     model = {
         "sources": [{"folder": str(tiny_model)}],
+        "license": "apache-2.0",
         "tokenizer": {name: pin(tiny_model / name) for name in MODEL_FILES},
         "weights": {"model.safetensors": pin(tiny_model / "model.safetensors")},
     }

@@ -276,7 +276,7 @@ def good_catalog() -> Any:
             },
             "books": {},
         },
-        "models": {"small": {"sources": [hub()], "tokenizer": {name: a_pin() for name in TOKENIZER_FILES},
+        "models": {"small": {"sources": [hub()], "license": "mit", "tokenizer": {name: a_pin() for name in TOKENIZER_FILES},
                              "weights": {"model.safetensors": a_pin()}}},
     }  # fmt: skip
 
