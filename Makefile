@@ -8,7 +8,7 @@ export PATH := $(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install check demo repro parallel verify clean-checkpoints remote push fsck test lint format
+.PHONY: help install check demo repro parallel verify clean-checkpoints remote push fsck submission table test lint format
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -66,6 +66,9 @@ push: $(STAMP) ## Push all results to the remote, with what a restore needs
 
 fsck: $(STAMP) ## Hash everything in DVC's cache and name what is damaged (REMOTE=1: in the remote; DELETE=1: delete it)
 	@python -m reproduce.remotes fsck $(if $(REMOTE),--remote) $(if $(DELETE),--delete)
+
+submission: $(STAMP) ## Predict the hidden test set in the form that GLUE's server takes: make submission MODEL=minilm
+	@python -m reproduce.submission --model $(or $(MODEL),$(error say which model: make submission MODEL=minilm))
 
 test: $(STAMP) ## The tests: no network, no Hub, no GPU
 	python -m pytest -n $(JOBS) --dist loadfile

@@ -41,7 +41,7 @@ def main() -> None:
     held_out = read_yaml(Path("params.yaml"))["selection"]["holdout"]
     model_dir = Path("models/finetuned") / run
     if not (model_dir / "model.safetensors").is_file():
-        raise UserError(f"{model_dir} has no model.safetensors. Run `dvc repro finetune@{run}`, or `dvc pull {model_dir}`.")
+        raise UserError(f"{model_dir} has no model.safetensors. Run `dvc repro finetune@{run}`, or `dvc pull finetune@{run}`.")
     experiment = read_experiment()
     dataset = read_dataset(experiment.dataset)
     go_offline()
@@ -99,7 +99,9 @@ def predict(
         )
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{model_dir} is no model: {reason} Delete it and run `dvc checkout {model_dir}`.") from error
+        raise UserError(
+            f"{model_dir} is no model: {reason} Delete it and run `dvc checkout finetune@{model_dir.name}`."
+        ) from error
     model.to(device).eval()
     pad_id = model.config.pad_token_id or 0
     logits = torch.empty(len(token_ids), model.config.num_labels)

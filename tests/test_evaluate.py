@@ -197,7 +197,7 @@ def test_a_model_directory_without_weights(copy: Repository, evaluate_here: Call
     with pytest.raises(UserError) as error:
         evaluate_here()
     assert str(error.value) == (
-        "models/finetuned/tiny-1 has no model.safetensors. Run `dvc repro finetune@tiny-1`, or `dvc pull models/finetuned/tiny-1`."
+        "models/finetuned/tiny-1 has no model.safetensors. Run `dvc repro finetune@tiny-1`, or `dvc pull finetune@tiny-1`."
     )
 
 
