@@ -8,7 +8,7 @@ export PATH := $(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install check demo repro parallel verify pin pin-model clean-checkpoints remote push fsck readme test faults lint format
+.PHONY: help install check demo repro parallel verify pin pin-model clean-checkpoints remote push fsck submission table readme test faults lint format
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -72,6 +72,9 @@ push: $(STAMP) ## Push all results to the remote, with what a restore needs
 
 fsck: $(STAMP) ## Hash everything in DVC's cache and name what is damaged (REMOTE=1: in the remote; DELETE=1: delete it)
 	@python -m reproduce.remotes fsck $(if $(REMOTE),--remote) $(if $(DELETE),--delete)
+
+submission: $(STAMP) ## Predict the hidden test set in the form that GLUE's server takes: make submission MODEL=minilm
+	@python -m reproduce.submission --model $(or $(MODEL),$(error say which model: make submission MODEL=minilm))
 
 readme: $(STAMP) ## Write the measured numbers of README.md and README.pt-BR.md anew
 	@python -m reproduce.readme

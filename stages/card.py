@@ -15,7 +15,6 @@ from reproduce.statistics import wilson
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
-CONFIDENCE = 0.95
 # The Hub's names of the metrics that it calls otherwise than we do.
 HUB_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
 
@@ -28,8 +27,11 @@ def main() -> None:
     arguments = parser.parse_args()
     name = f"{arguments.model}-{arguments.seed}"
     params = read_yaml(PARAMS)
-    run = read_run(Path("metrics/runs") / f"{name}.json", params["dataset"])
-    environment = read_json(Path("environment") / f"{name}.json", f"Run `dvc checkout --force environment/{name}.json`.")
+    measured, computed_on = Path("metrics/runs") / f"{name}.json", Path("environment") / f"{name}.json"
+    for file, stage in ((measured, "evaluate"), (computed_on, "finetune")):
+        if not file.is_file():
+            raise UserError(f"{file} is missing. Run `dvc repro {stage}@{name}`, which writes it.")
+    run, environment = read_run(measured, params["dataset"]), read_json(computed_on, f"Run `git checkout {computed_on}`.")
     dataset, model = read_dataset(params["dataset"]), read_model(arguments.model)
     metadata = card_metadata(run, dataset, model)
     text = card_text(run, environment, dataset, model, read_experiment().seeds, params)
@@ -137,7 +139,7 @@ on the validation set. Texts are cut to {params["tokenize"]["max_length"]} token
 
 On {f"{run['n']:,} examples held out of train" if held_out else f"the validation set, {run['n']:,} examples"}.
 
-{_scores(run, dataset)}
+{_scores(run, dataset, params["compare"]["confidence"])}
 
 ## Environment
 
@@ -168,16 +170,16 @@ def _usage(run: dict[str, Any], dataset: Dataset) -> str:
     return f'classify = pipeline("text-classification", model="{folder}"{options})\nclassify({example})'
 
 
-def _scores(run: dict[str, Any], dataset: Dataset) -> str:
+def _scores(run: dict[str, Any], dataset: Dataset, confidence: float) -> str:
     parts = [run, run["mismatched"]] if "mismatched" in run else [run]
     rows = []
     for measured, where in zip(parts, ("", ", mismatched genres"), strict=False):
         for metric in (*dataset.metrics, "loss"):
             interval = "-"
             if metric == "accuracy":
-                interval = "{:.4f} to {:.4f}".format(*wilson(measured["correct"], measured["n"], CONFIDENCE))
+                interval = "{:.4f} to {:.4f}".format(*wilson(measured["correct"], measured["n"], confidence))
             rows.append([f"{metric}{where}", f"{measured[metric]:.4f}", interval, f"{measured['n']:,}"])
-    text = _table(["metric", "value", f"{100 * CONFIDENCE:g} % interval", "examples"], rows)
+    text = _table(["metric", "value", f"{100 * confidence:g} % interval", "examples"], rows)
     if "accuracy" in dataset.metrics:
         text += "\n\nThe interval is Wilson's: the error that the number of examples leaves."
     if "confusion" in run:

@@ -366,7 +366,7 @@ BAD_CATALOGS = {
     "weights without a pin": (set_in(*WEIGHTS, {}), "small.weights.model.safetensors.bytes: missing."),
     "no config": (set_in(*SMALL, "tokenizer", {"vocab.txt": {"bytes": 1, "sha256": "a" * 64}}),
                   "small: tokenizer must list config.json (config.json is where the architecture is read from)"),
-    "unknown key of a model": (set_in(*SMALL, "size", 1), "small.size: unknown key. Known here: sources, tokenizer, weights. "),
+    "unknown key of a model": (set_in(*SMALL, "size", 1), "small.size: unknown key. Known here: license, sources, tokenizer, weights. "),
     "an entry that is a list": (set_in(*SMALL, [1]), "small: "),
 }  # fmt: skip
 

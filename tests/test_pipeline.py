@@ -15,7 +15,7 @@ from conftest import ROOT, Repository, load_yaml
 
 ALL = [
     "download_dataset", "download_tokenizer@tiny", "download_weights@tiny", "tokenize@tiny", "finetune@tiny-1", "evaluate@tiny-1",
-    "benchmark", "compare", "report",
+    "card@tiny-1", "benchmark", "compare", "report",
 ]  # fmt: skip
 
 
