@@ -8,7 +8,7 @@ export PATH := $(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install check demo repro parallel verify clean-checkpoints remote push fsck test lint format
+.PHONY: help install check demo repro parallel verify pin-model clean-checkpoints remote push fsck readme test lint format
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ parallel: check ## Train JOBS runs at a time: make parallel JOBS=2
 verify: $(STAMP) ## Run a stage again elsewhere and compare it with dvc.lock: make verify STAGE=tokenize@minilm
 	@python -m reproduce.verify $(or $(STAGE),$(error say which stage: make verify STAGE=tokenize@minilm (dvc stage list shows them)))
 
+pin-model: $(STAMP) ## Download a new model of catalog.yaml once and write its bytes and sha256: make pin-model MODEL=small
+	@python -m reproduce.pin_model '$(or $(MODEL),$(error say which model: make pin-model MODEL=small, a name from catalog.yaml))'
+
 clean-checkpoints: $(STAMP) ## Say what killed trainings left on the disk, ask, delete it (YES=1: do not ask)
 	@python -m reproduce.checkpoints $(if $(YES),--yes)
 
@@ -66,6 +69,9 @@ push: $(STAMP) ## Push all results to the remote, with what a restore needs
 
 fsck: $(STAMP) ## Hash everything in DVC's cache and name what is damaged (REMOTE=1: in the remote; DELETE=1: delete it)
 	@python -m reproduce.remotes fsck $(if $(REMOTE),--remote) $(if $(DELETE),--delete)
+
+readme: $(STAMP) ## Write the measured numbers of README.md and README.pt-BR.md anew
+	@python -m reproduce.readme
 
 test: $(STAMP) ## The tests: no network, no Hub, no GPU
 	python -m pytest -n $(JOBS) --dist loadfile
