@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reproduce.params import read_yaml
-from reproduce.stage import UserError, read_json, run_stage, write_text
+from reproduce.stage import UserError, read_json, write_text
 
 FILES = {"en": Path("README.md"), "pt": Path("README.pt-BR.md")}
 REMEDY = "Take it from git (`git checkout -- FILE`), or run what writes it again."
@@ -68,12 +68,12 @@ SENTENCES = {
         "pt": "{metric} em {dataset}, {split} ({n} frases), em porcentagem; todas as sementes são listadas:",
     },
     "speed": {
-        "en": "Size and speed ({cpu}, {threads} threads, fp32, batch size 1, {n} sentences a pass, the models taking turns sentence "
-        "by sentence). Parameters are without the classification head, as the article counts them; its seconds are of another "
-        "processor and data set, so only the ratio compares:",
+        "en": "Size and speed ({cpu}, {threads} threads, fp32, batch size 1, {n} sentences a pass, the models taking turns "
+        "sentence by sentence). Parameters are without the classification head, as the article counts them; its seconds are of "
+        "another processor and data set, so only the ratio compares:",
         "pt": "Tamanho e velocidade ({cpu}, {threads} threads, fp32, lote de tamanho 1, {n} frases por passada, os modelos "
-        "alternando-se a cada frase). Parâmetros sem a cabeça de classificação, como o artigo os conta; os segundos do artigo são de "
-        "outro processador e outro conjunto de dados, por isso só a razão se compara:",
+        "alternando-se a cada frase). Parâmetros sem a cabeça de classificação, como o artigo os conta; os segundos do artigo "
+        "são de outro processador e outro conjunto de dados, por isso só a razão se compara:",
     },
     "trainings": {
         "en": "What the trainings ran on (memory: of the GPU, or on a CPU of the process):",
@@ -82,8 +82,8 @@ SENTENCES = {
     "demo": {
         "en": "On two CPU cores it took {seconds} s and was right on {scores} % of the validation sentences, half of which are "
         "positive, with seeds {seeds} (`benchmarks/results/demo.json`).",
-        "pt": "Em dois núcleos de CPU levou {seconds} s e acertou {scores} % das frases de validação, metade das quais é positiva, "
-        "com as sementes {seeds} (`benchmarks/results/demo.json`).",
+        "pt": "Em dois núcleos de CPU levou {seconds} s e acertou {scores} % das frases de validação, metade das quais é "
+        "positiva, com as sementes {seeds} (`benchmarks/results/demo.json`).",
     },
 }
 
@@ -126,7 +126,7 @@ def main() -> None:
                 write_text(path, new)
     if check and changed:
         raise UserError(f"{', '.join(changed)}: not what metrics/, environment/ and benchmarks/results/ say. Run `make readme`.")
-    print(f"{', '.join(changed)}: written" if changed else "README: up to date", file=sys.stdout)
+    print(f"{', '.join(changed)}: written" if changed else "README: up to date")
 
 
 def filled(text: str, path: Path, say: Language) -> str:
@@ -151,7 +151,10 @@ def claims(say: Language) -> str:
     if not Path("metrics/claims.json").exists():
         return ""
     rows = [[say(head) for head in ("claim", "article", "here", "difference", "seeds", "verdict")]]
-    for claim in read("metrics/claims.json")["claims"].values():
+    found = read("metrics/claims.json")["claims"]
+    for name in read_yaml(Path("published.yaml"))["claims"]:  # in the article's order, which JSON's sorted keys lose
+        if not (claim := found.get(name)):
+            continue
         asked = claim["seeds_requested"]
         rows.append([
             claim["statement"][say.key],
@@ -284,4 +287,7 @@ def table(rows: list[list[str]]) -> str:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

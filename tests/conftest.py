@@ -122,6 +122,16 @@ class Repository:
         return json.loads((self.path / file).read_text(encoding="utf-8"))
 
 
+def in_place_of_venv(folder: Path) -> dict[str, str]:
+    """Environment in which `make` takes the environment that runs the tests for its .venv, and installs nothing."""
+    venv = folder / "venv"
+    venv.mkdir()
+    (venv / "bin").symlink_to(Path(sys.executable).parent)
+    (venv / ".installed").touch()
+    os.utime(venv / ".installed", (2**33, 2**33))  # newer than any requirements.txt
+    return {"MAKEFLAGS": "e", "VENV": str(venv)}  # make -e: the environment goes before what the Makefile says
+
+
 def make_repository(path: Path, tiny_model: Path, commit: bool = True) -> Repository:
     """Copy the project's files (not its results) to `path`, point catalog and params to the tiny inputs, commit."""
     files = subprocess.run(

@@ -1,7 +1,6 @@
 """notebooks/colab.ipynb: every cell is run, with a folder in place of Drive, a local repository in place of the URL, a tiny model."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell
 
-from conftest import ROOT, Repository
+from conftest import ROOT, Repository, in_place_of_venv
 
 NOTEBOOK = ROOT / "notebooks/colab.ipynb"
 
@@ -34,16 +33,9 @@ def execute(repository: Repository, folder: Path, **values: object) -> Any:
     notebook = read()
     given = "\n".join(f"{name} = {value!r}" for name, value in values.items())
     notebook.cells.insert(parameters(notebook) + 1, new_code_cell(given))
-    venv = folder / "venv"
-    venv.mkdir()
-    (venv / "bin").symlink_to(Path(sys.executable).parent)
-    (venv / ".installed").touch()
-    os.utime(venv / ".installed", (2**33, 2**33))  # newer than any requirements.txt
     home = folder / "jupyter"
-    env = repository.env | {
-        "MAKEFLAGS": "e", "VENV": str(venv),  # `make -e`: the environment's VENV in place of the Makefile's
-        "ALLOW_LOOPBACK": "1", "IPYTHONDIR": str(home), "JUPYTER_RUNTIME_DIR": str(home),
-    }  # fmt: skip
+    env = repository.env | in_place_of_venv(folder)
+    env |= {"ALLOW_LOOPBACK": "1", "IPYTHONDIR": str(home), "JUPYTER_RUNTIME_DIR": str(home)}
     client = NotebookClient(notebook, kernel_name="python3", timeout=500, resources={"metadata": {"path": str(folder)}})
     return client.execute(env=env)
 

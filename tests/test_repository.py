@@ -10,10 +10,6 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, Repository, load_yaml
-from reproduce.claims import Compare
-from reproduce.params import read_yaml, validate
-from reproduce.published import Published
-from stages.compare import markdown
 
 STAGES = sorted(load_yaml(ROOT / "dvc.yaml")["stages"])
 MODULES = sorted(path for folder in ("reproduce", "stages", "tests", "benchmarks") for path in (ROOT / folder).glob("*.py"))
@@ -72,23 +68,6 @@ def test_the_readme_names_every_module_of_the_pipeline() -> None:
     for path in MODULES:
         if path.parent.name in ("reproduce", "stages") and path.name != "__init__.py":
             assert re.search(rf"^  {path.name} ", text, re.MULTILINE), path
-
-
-def test_the_readmes_results_are_those_of_the_files() -> None:
-    """Every measured row of README is what `compare` prints from the committed metrics."""
-    import json
-
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = text.split("<!-- results")[1].split("-->", 1)[1].split("<!-- end of results")[0]
-    accuracy = json.loads((ROOT / "metrics/accuracy.json").read_text())
-    speed = json.loads((ROOT / "metrics/speed.json").read_text())
-    claims = json.loads((ROOT / "metrics/claims.json").read_text())
-    published = validate(Published, read_yaml(ROOT / "published.yaml"), "published.yaml:")
-    params = validate(Compare, read_yaml(ROOT / "params.yaml")["compare"], "params.yaml: compare")
-    rendered = markdown(accuracy, speed, published, params, claims).splitlines()
-    rows = [line for line in block.splitlines() if line.startswith("|")]
-    assert len(rows) >= 2 * len(accuracy["models"])
-    assert [row for row in rows if row not in rendered] == []
 
 
 def test_committed_metrics_belong_to_the_committed_parameters() -> None:
