@@ -27,8 +27,10 @@ def run(repository: Repository, start: str) -> str:
     (block,) = [block for block in BLOCKS if block.startswith(start)]
     for written, here in TINY.items():
         block = block.replace(written, here)
-    done = repository.run("bash", "-e", "-c", block)
-    return done.stdout + done.stderr
+    printed = repository.path.parent / "printed"
+    # Into a file: the workers keep the streams that they were started with.
+    repository.run("bash", "-e", "-c", f"exec > '{printed}' 2>&1\n{block}")
+    return printed.read_text(encoding="utf-8")
 
 
 def workers(repository: Repository) -> list[psutil.Process]:
