@@ -158,7 +158,7 @@ class Model(Section):
     """A pretrained checkpoint."""
 
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
-    license: Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")] = "unknown"  # as its page on the Hub says, in the Hub's spelling: apache-2.0
+    license: Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")] = "unknown"  # in the Hub's spelling: apache-2.0
     tokenizer: Annotated[dict[FileName, Pin], Field(min_length=1)]  # the config and the tokenizer's files
     weights: Annotated[dict[FileName, Pin], Field(min_length=1)]
 

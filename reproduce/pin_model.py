@@ -30,7 +30,7 @@ def main() -> None:
     entry = (read_yaml(CATALOG).get("models") or {}).get(name)
     if not isinstance(entry, dict) or not entry.get("sources"):
         raise UserError(f"{CATALOG}: models.{name} has no sources. Write them first: `sources:` and one source.")
-    if set(entry) != {"sources"}:
+    if {"tokenizer", "weights"} & set(entry):
         raise UserError(
             f"{CATALOG}: models.{name} is pinned already. Remove its tokenizer and weights if you mean to pin it anew."
         )
