@@ -97,9 +97,9 @@ def insert(text: str, name: str, pins: dict[str, Pin]) -> str:
     from ruamel.yaml import YAML
 
     entry: Any = YAML(typ="rt", pure=True).load(text)["models"][name]
-    last = entry["sources"][-1]
-    if entry.fa.flow_style() or entry["sources"].fa.flow_style() or last.fa.flow_style():
+    if entry.fa.flow_style() or any(part.fa.flow_style() for part in (entry["sources"], *entry["sources"])):
         raise UserError(f"{CATALOG}: write models.{name} without braces, a line a key, as the other entries are.")
+    last = entry["sources"][-1]
     column = entry.lc.key("sources")[1]
     lines = text.split("\n")
     new = []
