@@ -481,6 +481,83 @@ def test_a_parquet_file_is_read_as_strictly_as_a_tsv_file(tmp_path: Path, frame:
         canonical_tsv(tmp_path / "some.parquet", split_of(1), BINARY, hidden=False)
 
 
+PAIRS = Dataset(
+    sources=(Source(folder="x"),), columns=("one", "two"), labels=("no", "yes"), metrics=("accuracy",),
+    train=Split(file="t"), validation=Split(file="v"),
+)  # fmt: skip
+NUMBERS = PAIRS.model_copy(update={"labels": (), "scale": (0.0, 5.0), "metrics": ("pearson",)})
+
+
+def parquet(path: Path, **columns: Any) -> Path:
+    pd.DataFrame(columns).to_parquet(path / "some.parquet", index=False)
+    return path / "some.parquet"
+
+
+def test_tabs_and_line_breaks_of_a_parquet_file_become_spaces(tmp_path: Path) -> None:
+    path = parquet(tmp_path, two=["b\r\nb", "d"], one=["a\ta ", "c\n"], label=[1, 0])
+    assert canonical_tsv(path, split_of(2), PAIRS, hidden=False) == (b"one\ttwo\tlabel\na a \tb  b\t1\nc \td\t0\n", 2)
+
+
+@pytest.mark.parametrize("labels", [[-1, -1], [1, 0], [7, 7]], ids=["hidden", "there, as in MRPC", "there and odd"])
+def test_labels_of_a_test_split_are_dropped(tmp_path: Path, labels: list[int]) -> None:
+    path = parquet(tmp_path, one=["a", "c"], two=["b", "d"], label=labels)
+    assert canonical_tsv(path, split_of(2), PAIRS, hidden=True) == (b"index\tone\ttwo\n0\ta\tb\n1\tc\td\n", 2)
+
+
+def test_numbers_are_read_from_float32_as_they_were_meant(tmp_path: Path) -> None:
+    path = parquet(tmp_path, one=["a", "c"], two=["b", "d"], label=pd.Series([2.923, 5], dtype="float32"))
+    assert canonical_tsv(path, split_of(2), NUMBERS, hidden=False) == (b"one\ttwo\tlabel\na\tb\t2.923\nc\td\t5.000\n", 2)
+
+
+UNFIT: dict[str, tuple[Dataset, dict[str, Any], str]] = {
+    "hidden labels where they are needed": (PAIRS, {"one": ["a"], "two": ["b"], "label": [-1]},
+                                            "some.tsv, line 1: column label is missing: "),
+    "no label column": (PAIRS, {"one": ["a"], "two": ["b"]}, "some.tsv: column label is missing, expected one, two and label, found one, two."),
+    "a text that is missing": (PAIRS, {"one": ["a", None], "two": ["b", "c"], "label": [0, 1]},
+                               "some.tsv: column one has 1 empty cell(s), expected none."),
+    "a label that is missing": (NUMBERS, {"one": ["a", "b"], "two": ["b", "c"], "label": [0.5, None]},
+                                "some.tsv: column label has 1 empty cell(s), expected none."),
+    "numbers for texts": (PAIRS, {"one": [1], "two": ["b"], "label": [0]}, "some.tsv: column one holds int64, expected text."),
+    "fractions for classes": (PAIRS, {"one": ["a"], "two": ["b"], "label": [0.5]}, "some.tsv: column label holds double, expected integers."),
+    "words for classes": (PAIRS, {"one": ["a"], "two": ["b"], "label": ["yes"]}, "some.tsv: column label holds "),
+    "a number beyond the scale": (NUMBERS, {"one": ["a"], "two": ["b"], "label": [5.5]},
+                                  "some.tsv, line 2: label '5.500', expected a number from 0 to 5 with at most three decimals."),
+    "a number of more decimals": (NUMBERS, {"one": ["a"], "two": ["b"], "label": [0.12345]}, "some.tsv, line 2: label '0.12345', expected "),
+    "class 2 of two": (PAIRS, {"one": ["a"], "two": ["b"], "label": [2]}, "some.tsv, line 2: label '2', expected one of 0, 1."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("dataset", "columns", "message"), UNFIT.values(), ids=UNFIT)
+def test_what_a_parquet_file_may_not_hold(tmp_path: Path, dataset: Dataset, columns: dict[str, Any], message: str) -> None:
+    """Named as the catalog names the file, not by the scratch copy."""
+    path = parquet(tmp_path, **columns)
+    with pytest.raises(UserError) as error:
+        canonical_tsv(path, split_of(1), dataset, hidden=False)
+    assert str(error.value).startswith(message)
+
+
+def test_a_file_that_is_no_parquet_file(tmp_path: Path) -> None:
+    (tmp_path / "some.parquet").write_bytes(b"<html>log in</html>")
+    with pytest.raises(UserError, match=r"^some\.tsv: no Parquet file \("):
+        canonical_tsv(tmp_path / "some.parquet", split_of(1), PAIRS, hidden=False)
+
+
+def test_classes_that_the_file_names_must_be_the_catalog_s_in_any_letters(tmp_path: Path) -> None:
+    from datasets import ClassLabel, Features, Value
+    from datasets import Dataset as Table
+
+    for names, fits in ((["NO", "Yes"], True), (["yes", "no"], False)):
+        features = Features({"one": Value("string"), "two": Value("string"), "label": ClassLabel(names=names)})
+        path = tmp_path / "some.parquet"
+        Table.from_dict({"one": ["a"], "two": ["b"], "label": [1]}, features).to_parquet(str(path))
+        if fits:
+            assert canonical_tsv(path, split_of(1), PAIRS, hidden=False)[0] == b"one\ttwo\tlabel\na\tb\t1\n"
+        else:
+            with pytest.raises(UserError) as error:
+                canonical_tsv(path, split_of(1), PAIRS, hidden=False)
+            assert str(error.value) == "some.tsv: its classes are yes, no, in catalog.yaml no, yes."
+
+
 @pytest.mark.mirror
 def test_the_real_sst2_has_the_published_md5(repository: Repository, mirror: Path) -> None:
     repository.edit("params.yaml", lambda data: data.update(dataset="sst2"))

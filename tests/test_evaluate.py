@@ -14,7 +14,8 @@ import pandas as pd
 import pyarrow.parquet
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, matthews_corrcoef
 
 from conftest import Repository
 from reproduce.sentences import read_tsv
@@ -211,3 +212,83 @@ def test_data_that_were_not_tokenised_are_refused(copy: Repository, evaluate_her
         evaluate_here()
     assert str(error.value) == "data/raw and data/tokenized hold different sentences. Run `dvc repro tokenize`."
     assert (copy.path / RUN).read_bytes() == before
+
+
+# --- other metrics, numbers, pairs ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("classes", "logits", "labels"), CASES.values(), ids=CASES)
+def test_matthews_equals_scikit_learn_s(classes: int, logits: torch.Tensor, labels: list[int]) -> None:
+    result = measure(logits, labels, NAMES[:classes], ("matthews", "accuracy"))
+    assert result["matthews"] == pytest.approx(matthews_corrcoef(labels, logits.argmax(dim=1).numpy()), abs=1e-6)
+    assert (result["metric"], result["score"]) == ("matthews", result["matthews"])
+
+
+def test_matthews_by_hand() -> None:
+    """3 true positives, 2 true negatives, 1 false positive, 2 false negatives: (3*2 - 1*2) / sqrt(4 * 5 * 3 * 4)."""
+    labels, guesses = [1, 1, 1, 0, 0, 0, 1, 1], [1, 1, 1, 0, 0, 1, 0, 0]
+    logits = torch.nn.functional.one_hot(torch.tensor(guesses), 2).float()
+    assert measure(logits, labels, NAMES[:2], ("matthews",))["matthews"] == round(4 / math.sqrt(240), 6)
+
+
+def test_correlations_equal_scipy_s() -> None:
+    generator = torch.Generator().manual_seed(5)
+    labels = (torch.rand(300, generator=generator) * 5).round(decimals=1).tolist()  # with ties
+    logits = torch.tensor(labels)[:, None] + torch.randn(300, 1, generator=generator)
+    result = measure(logits, labels, [], ("pearson", "spearman"))
+    guesses = logits.squeeze(1).double().numpy()
+    assert result["pearson"] == pytest.approx(pearsonr(labels, guesses).statistic, abs=1e-6)
+    assert result["spearman"] == pytest.approx(spearmanr(labels, guesses).statistic, abs=1e-6)
+    assert result["loss"] == pytest.approx(((guesses - np.array(labels)) ** 2).mean(), abs=1e-6)
+    assert set(result) == {"pearson", "spearman", "metric", "score", "n", "loss"}
+    assert 0.7 < result["pearson"] != result["spearman"]
+
+
+def test_correlations_by_hand() -> None:
+    """Predictions 1, 2, 9 of 1, 2, 3: deviations (-3, -2, 5) and (-1, 0, 1), so 8 / sqrt(38 * 2); the order is right."""
+    result = measure(torch.tensor([[1.0], [2.0], [9.0]]), [1.0, 2.0, 3.0], [], ("spearman", "pearson"))
+    assert result == {
+        "spearman": 1.0,
+        "pearson": round(8 / math.sqrt(76), 6),
+        "metric": "spearman",
+        "score": 1.0,
+        "n": 3,
+        "loss": 12.0,
+    }
+
+
+@pytest.mark.filterwarnings("ignore:An input array is constant")
+def test_a_correlation_that_is_not_defined_is_an_error_and_no_number() -> None:
+    for name in ("pearson", "spearman"):
+        with pytest.raises(UserError) as error:
+            measure(torch.ones(3, 1), [1.0, 2.0, 3.0], [], (name,))
+        assert str(error.value).startswith(f"{name} is not defined: all predictions (or all labels) are equal.")
+
+
+def test_predictions_of_pairs_have_a_column_a_text() -> None:
+    text = predictions_csv(["a, b\tc", "d\t"], ["one", "two"], [1, 0], torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]]))
+    assert text == 'one,two,label,predicted,probability\n"a, b",c,1,1,0.750000\nd,,0,1,0.750000\n'
+
+
+def test_predictions_of_numbers_are_numbers_without_a_probability() -> None:
+    text = predictions_csv(["a\tb", "c\td"], ["one", "two"], [2.923, 5.0], torch.tensor([[1 / 3], [-0.5]]))
+    assert text == "one,two,label,predicted\na,b,2.923,0.333333\nc,d,5.0,-0.500000\n"
+
+
+def test_a_model_that_tells_a_pair_s_sentences_apart_is_told_which_is_which(tiny_model: Path) -> None:
+    """The types that `predict` is given reach the model, in file order; left out, all are of the first sentence."""
+    from transformers import AutoModelForSequenceClassification
+
+    ids = [[2, 40, 41, 3, 42, 43, 44, 3], [2, 50, 3, 51, 3], [2, 45, 46, 47, 3, 48, 3]]
+    types = [[0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 1, 1]]
+    torch.manual_seed(3)
+    model = AutoModelForSequenceClassification.from_pretrained(str(tiny_model)).eval()
+    folder = tiny_model.parent / "with-head"
+    model.save_pretrained(folder)
+    told, untold = (predict(folder, ids, 2, given)[0] for given in (types, None))
+    with torch.inference_mode():
+        one_by_one = [
+            model(input_ids=torch.tensor([i]), token_type_ids=torch.tensor([t])).logits for i, t in zip(ids, types, strict=True)
+        ]
+    torch.testing.assert_close(told, torch.cat(one_by_one), atol=1e-5, rtol=0)
+    assert (told - untold).abs().max() > 1e-4

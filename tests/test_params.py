@@ -131,3 +131,43 @@ def test_the_published_numbers_are_checked_too(project: Edit) -> None:
         UserError, match=r"published\.yaml: accuracy\.0\.split: input should be 'validation' or 'test' \(found \"dev\"\)"
     ):
         check_inputs()
+
+
+def test_a_dataset_s_recipe_lies_between_the_common_one_and_the_model_s(project: Edit) -> None:
+    project("params.yaml", lambda p: p.update(dataset="mrpc"))
+    recipe = read_finetune("distilbert")
+    assert (recipe.learning_rate, recipe.warmup_steps, recipe.epochs, recipe.batch_size) == (2e-5, 0, 5, 32)
+    recipe = read_finetune("minilm")
+    assert (recipe.learning_rate, recipe.warmup_steps, recipe.epochs) == (1e-4, 0, 5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p["tasks"]["rte"].update(lr=1), "params.yaml: finetune with tasks.rte.lr: unknown key."),
+        (
+            lambda p: p["tasks"]["rte"].update(epochs=0),
+            "params.yaml: finetune with tasks.rte.epochs: input should be greater than or equal to 1",
+        ),
+        (
+            lambda p: p["tasks"].update(rte=None),
+            "params.yaml: tasks.rte: expected a mapping, found None. Write {} for no change.",
+        ),
+        (lambda p: p["tasks"].update(rtee={}), "params.yaml: tasks.rtee: catalog.yaml knows cola, "),
+        (lambda p: p["overrides"].update(brt={}), "params.yaml: overrides.brt: catalog.yaml knows bert, distilbert, minilm. "),
+        (lambda p: p["tasks"].pop("sst2"), "params.yaml: tasks.sst2 is missing. Add `sst2: {}` under tasks"),
+    ],
+)
+def test_recipes_of_other_experiments_are_checked_too(project: Edit, change: Callable[[Any], Any], message: str) -> None:
+    project("params.yaml", change)
+    with pytest.raises(UserError) as error:
+        check_inputs()
+    assert str(error.value).startswith(message)
+
+
+def test_a_task_without_pins_is_refused_before_any_work(project: Edit) -> None:
+    project("params.yaml", lambda p: p.update(dataset="rte"))
+    with pytest.raises(
+        UserError, match=r"^catalog\.yaml: datasets\.rte\.train has no bytes and sha256: .* Run `make pin DATASET=rte`"
+    ):
+        check_inputs()

@@ -143,3 +143,70 @@ def test_sentences_and_labels_of_unequal_number_are_refused() -> None:
 def test_md5_is_that_of_the_bytes() -> None:
     assert md5(b"abc") == "900150983cd24fb0d6963f7d28e17f72"  # RFC 1321, A.5
     assert md5(LABELLED) == hashlib.md5(LABELLED, usedforsecurity=False).hexdigest()
+
+
+# --- pairs and numbers ------------------------------------------------------------------------------------------------
+
+PAIR = ("premise", "hypothesis")
+PAIRS = b"premise\thypothesis\tlabel\nIt rains. \tIt is wet.\t0\nNo\t\t2\n\tonly one of them\t1\n"
+SCORES = b"sentence1\tsentence2\tlabel\na\tb\t5.000\nc\td\t2.923\ne\tf\t0.000\n"
+TWO = ("sentence1", "sentence2")
+
+
+def test_pairs_come_back_byte_for_byte(tmp_path: Path) -> None:
+    """One text of a pair may be empty (QQP has such), not both."""
+    texts, labels = read_tsv(write(tmp_path / "train.tsv", PAIRS), 3, PAIR)
+    assert (texts, labels) == (["It rains. \tIt is wet.", "No\t", "\tonly one of them"], [0, 2, 1])
+    assert to_tsv(texts, labels, PAIR) == PAIRS
+    hidden = to_tsv(texts, [-1] * 3, PAIR)
+    assert hidden == b"index\tpremise\thypothesis\n0\tIt rains. \tIt is wet.\n1\tNo\t\n2\t\tonly one of them\n"
+    assert read_tsv(write(tmp_path / "test.tsv", hidden), None, PAIR) == (texts, [-1] * 3)
+
+
+def test_numbers_come_back_byte_for_byte_and_as_floats(tmp_path: Path) -> None:
+    texts, labels = read_tsv(write(tmp_path / "train.tsv", SCORES), (0.0, 5.0), TWO)
+    assert labels == [5.0, 2.923, 0.0] and {type(label) for label in labels} == {float}
+    assert to_tsv(texts, labels, TWO) == SCORES
+    as_float32 = [5.0, 2.9230000972747803, 1.401298464324817e-45]
+    assert to_tsv(texts, as_float32, TWO) == SCORES
+
+
+def test_a_number_that_three_decimals_would_change_is_refused(tmp_path: Path) -> None:
+    """Rounding it in silence would train on other labels."""
+    written = to_tsv(["a"], [0.1234], ["sentence"])
+    assert written == b"sentence\tlabel\na\t0.1234\n"
+    with pytest.raises(UserError) as error:
+        read_tsv(write(tmp_path / "train.tsv", written), (0, 1))
+    assert str(error.value).endswith("line 2: label '0.1234', expected a number from 0 to 1 with at most three decimals.")
+
+
+@pytest.mark.parametrize("label", ["5.001", "-0.1", "nan", "inf", "1e0", "1_0", " 1", "1.", ".5", "", "x", "+1", "\u0661"])
+def test_a_label_that_is_no_number_of_the_scale_is_refused(tmp_path: Path, label: str) -> None:
+    path = write(tmp_path / "train.tsv", f"sentence\tlabel\nfine\t1\nfine\t{label}\n".encode())
+    with pytest.raises(UserError) as error:
+        read_tsv(path, (0.0, 5.0))
+    assert str(error.value) == f"{path}, line 3: label {label!r}, expected a number from 0 to 5 with at most three decimals."
+
+
+def test_a_scale_may_go_below_zero(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.tsv", b"sentence\tlabel\na\t-1.000\nb\t0.5\nc\t1\n")
+    assert read_tsv(path, (-1, 1))[1] == [-1.0, 0.5, 1.0]
+
+
+BAD_PAIRS = {
+    "one text": (b"premise\thypothesis\tlabel\nalone\t1\n", ", line 2: expected 3 columns separated by a tab, found 2."),
+    "three texts": (b"premise\thypothesis\tlabel\na\tb\tc\t1\n", ", line 2: expected 3 columns separated by a tab, found 4."),
+    "both empty": (b"premise\thypothesis\tlabel\n\t \t1\n", ", line 2: the sentence is empty. Remove the line or complete it."),
+    "no second column": (b"premise\tlabel\na\t1\n", ", line 1: column hypothesis is missing: found b'premise\\tlabel', "
+                         "expected 'premise\\thypothesis\\tlabel'."),
+    "exchanged": (b"hypothesis\tpremise\tlabel\na\tb\t1\n", ", line 1: wrong order of columns: found "
+                  "b'hypothesis\\tpremise\\tlabel', expected 'premise\\thypothesis\\tlabel'."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "message"), BAD_PAIRS.values(), ids=BAD_PAIRS)
+def test_damaged_pairs_are_named_with_file_and_line(tmp_path: Path, data: bytes, message: str) -> None:
+    path = write(tmp_path / "data.tsv", data)
+    with pytest.raises(UserError) as error:
+        read_tsv(path, 3, PAIR)
+    assert str(error.value) == f"{path}{message}"

@@ -135,3 +135,51 @@ def test_damaged_data_are_refused_and_the_earlier_output_stays(copy: Repository,
         tokenize.main()
     assert {path.name: path.read_bytes() for path in (copy.path / "data/tokenized/tiny").iterdir()} == before
     assert [path.name for path in (copy.path / "data/tokenized").iterdir()] == ["tiny"]
+
+
+# --- pairs and numbers ------------------------------------------------------------------------------------------------
+
+FIRST = ["A gripping film. ", "x" * 12, "Not funny.", ""]
+SECOND = ["The film grips.", "y" * 30, "", "Only this one"]
+PAIRS = [f"{a}\t{b}" for a, b in zip(FIRST, SECOND, strict=True)]
+
+
+@pytest.mark.parametrize("max_length", [128, 21])
+def test_pairs_are_what_the_tokenizer_makes_of_two_texts(tiny_model: Path, max_length: int) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    directly = tokenizer(FIRST, SECOND, truncation=True, max_length=max_length)
+    typed = tokenize_split(tokenizer, PAIRS, [1, 0, 1, 0], NAMES, max_length, token_types=True)
+    assert typed.column_names == ["input_ids", "token_type_ids", "label"]
+    assert list(typed["input_ids"]) == directly["input_ids"]
+    assert list(typed["token_type_ids"]) == directly["token_type_ids"]
+    plain = tokenize_split(tokenizer, PAIRS, [1, 0, 1, 0], NAMES, max_length)  # DistilBERT: the ids, and no types
+    assert plain.column_names == ["input_ids", "label"]
+    assert list(plain["input_ids"]) == directly["input_ids"]
+    # By hand: [CLS] first [SEP] second [SEP], type 1 from behind the first [SEP].
+    ids, types = typed["input_ids"][0], typed["token_type_ids"][0]
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    cut = tokens.index("[SEP]")
+    assert tokens[0] == "[CLS]" and tokens[-1] == "[SEP]" and tokens.count("[SEP]") == 2
+    assert types == [0] * (cut + 1) + [1] * (len(ids) - cut - 1)
+
+
+def test_of_a_pair_too_long_the_longer_text_is_cut(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    row = tokenizer.convert_ids_to_tokens(tokenize_split(tokenizer, PAIRS, [1, 0, 1, 0], NAMES, 21, True)["input_ids"][1])
+    # 12 pieces and 30 in 18 places.
+    assert row == ["[CLS]", "x", *["##x"] * 8, "[SEP]", "y", *["##y"] * 8, "[SEP]"]
+
+
+def test_single_sentences_have_no_token_types_whatever_the_model(tiny_model: Path) -> None:
+    dataset = tokenize_split(load_tokenizer(tiny_model), SENTENCES, [1, 0, 1, 0], NAMES, 128, token_types=True)
+    assert dataset.column_names == ["input_ids", "label"]
+
+
+def test_labels_without_names_are_numbers(tiny_model: Path, tmp_path: Path) -> None:
+    dataset = tokenize_split(load_tokenizer(tiny_model), PAIRS, [0.0, 2.923, 5.0, 1], [], 128, token_types=True)
+    dataset.to_parquet(str(tmp_path / "a.parquet"))
+    table = pyarrow.parquet.read_table(tmp_path / "a.parquet")
+    assert table.schema.field("label").type == pa.float32()
+    assert table.schema.field("token_type_ids").type.value_type == pa.int32()
+    assert table["label"].to_pylist() == pytest.approx([0.0, 2.923, 5.0, 1.0])
+    assert Features.from_arrow_schema(table.schema)["label"] == Value("float32")
