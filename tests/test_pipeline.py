@@ -55,7 +55,7 @@ def test_how_often_to_save_is_no_hyperparameter(copy: Repository) -> None:
 def test_a_new_seed_runs_one_finetune_and_one_evaluate(copy: Repository) -> None:
     before = (copy.path / "models/finetuned/tiny-1/model.safetensors").read_bytes()
     copy.edit("params.yaml", lambda p: p.update(seeds=[1, 2]))
-    assert copy.repro() == ["finetune@tiny-2", "evaluate@tiny-2", "compare"]
+    assert sorted(copy.repro()) == ["card@tiny-1", "card@tiny-2", "compare", "evaluate@tiny-2", "finetune@tiny-2"]
     accuracy = copy.json("metrics/accuracy.json")["models"]["tiny"]
     assert accuracy["seeds_run"] == 2 and set(accuracy["by_seed"]) == {"1", "2"}
     after = (copy.path / "models/finetuned/tiny-2/model.safetensors").read_bytes()
@@ -73,13 +73,13 @@ def test_an_override_touches_its_model_alone(copy: Repository) -> None:
     copy.edit("params.yaml", lambda p: p["overrides"]["bert"].update(epochs=1))
     assert copy.repro() == []
     copy.edit("params.yaml", lambda p: p["overrides"]["tiny"].update(epochs=1))
-    assert copy.repro() == ["finetune@tiny-1", "evaluate@tiny-1", "compare"]
+    assert copy.repro() == ["finetune@tiny-1", "evaluate@tiny-1", "card@tiny-1", "compare"]
     assert copy.json("environment/tiny-1.json")["steps"] == 12
 
 
 def test_another_source_of_the_same_bytes_re_trains_nothing(copy: Repository) -> None:
     copy.edit("catalog.yaml", lambda c: c["models"]["tiny"]["sources"].insert(0, {"folder": "nowhere"}))
-    assert copy.repro() == ["download_tokenizer@tiny", "download_weights@tiny"]
+    assert copy.repro() == ["download_tokenizer@tiny", "download_weights@tiny", "card@tiny-1"]
 
 
 def test_without_a_lock_file_everything_comes_from_the_run_cache(copy: Repository) -> None:
@@ -113,7 +113,7 @@ def test_a_learning_rate_that_dvc_rewrites_is_still_a_number(copy: Repository) -
     import yaml
 
     done = copy.run("dvc", "exp", "run", "--temp", "-n", "low", "-S", "finetune.learning_rate=0.00003")
-    assert re.findall(r"Running stage '([^']+)'", done.stdout) == ["finetune@tiny-1", "evaluate@tiny-1", "compare"]
+    assert re.findall(r"Running stage '([^']+)'", done.stdout) == ["finetune@tiny-1", "evaluate@tiny-1", "card@tiny-1", "compare"]
     ref = copy.run("git", "for-each-ref", "refs/exps/*/*/low", "--format=%(refname)").stdout.strip()
     text = copy.run("git", "show", f"{ref}:params.yaml").stdout
     assert "learning_rate: 3e-05" in text
