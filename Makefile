@@ -73,6 +73,18 @@ push: $(STAMP) ## Push all results to the remote, with what a restore needs
 fsck: $(STAMP) ## Hash everything in DVC's cache and name what is damaged (REMOTE=1: in the remote; DELETE=1: delete it)
 	@python -m reproduce.remotes fsck $(if $(REMOTE),--remote) $(if $(DELETE),--delete)
 
+# DVC's own table of these columns is 137 characters wide: the names are shortened.
+KEEP ?= .*median|params.yaml:dataset|finetune.epochs
+define SHORTEN
+import pandas, sys
+table = pandas.read_csv(sys.stdin, dtype=str, keep_default_na=False).replace("", "-")
+print(table.rename(columns=lambda name: name.removeprefix("models.").removesuffix(".median").split(":")[-1]).to_string(index=False))
+endef
+export SHORTEN
+
+table: $(STAMP) ## The experiments side by side: make table KEEP='.*median|finetune.batch_size'
+	@shown=$$(dvc exp show --csv --hide-workspace --drop '.*' --keep 'rev|Experiment|$(KEEP)') && echo "$$shown" | python -c "$$SHORTEN"
+
 submission: $(STAMP) ## Predict the hidden test set in the form that GLUE's server takes: make submission MODEL=minilm
 	@python -m reproduce.submission --model $(or $(MODEL),$(error say which model: make submission MODEL=minilm))
 

@@ -25,7 +25,7 @@ def test_register_push_and_download_by_version(copy: Repository, tmp_path: Path)
     def entry(data: dict[str, dict[str, dict[str, str]]]) -> None:
         data["artifacts"]["tiny"] = {"path": "models/finetuned/tiny-${seeds[0]}", "type": "model"}
 
-    bare = tmp_path / "bare.git"
+    bare, push = tmp_path / "bare.git", (sys.executable, "-m", "reproduce.remotes", "push")
     copy.run("git", "init", "-q", "--bare", str(bare))
     copy.run("git", "remote", "add", "origin", str(bare))
     copy.run(sys.executable, "-m", "reproduce.remotes", "set", str(tmp_path / "remote"))
@@ -33,23 +33,24 @@ def test_register_push_and_download_by_version(copy: Repository, tmp_path: Path)
     copy.run("git", "commit", "-qam", "an artifact")
     copy.run("gto", "register", "tiny", "--version", "v1.0.0")
     copy.run("gto", "assign", "tiny", "--version", "v1.0.0", "--stage", "prod")
+    copy.run(*push)
     first = contents(model)
     copy.edit("catalog.yaml", lambda c: c["models"]["tiny"].update(license="mit"))
     assert copy.repro() == ["download_tokenizer@tiny", "download_weights@tiny", "card@tiny-1"]
     copy.run("git", "commit", "-qam", "another card")
     copy.run("gto", "register", "tiny", "--version", "v1.1.0")
+    copy.run(*push)
     second = contents(model)
     assert sorted(first) == FILES and {name for name in first if first[name] != second[name]} == {"README.md"}
-    copy.run("dvc", "push", "-q", "--all-tags")
     copy.run("git", "push", "-q", "--tags", "origin", "main")
 
     copy.run("git", "clone", "-q", str(bare), str(tmp_path / "clone"))
     clone = Repository(tmp_path / "clone", copy.env)
     clone.run(sys.executable, "-m", "reproduce.remotes", "set", str(tmp_path / "remote"))
     assert "v1.1.0" in clone.run("gto", "show").stdout
-    for options, expected in ((["--rev", "v1.0.0"], first), (["--stage", "prod"], first), ([], second)):
-        clone.run("dvc", "artifacts", "get", ".", "tiny", *options, "-o", "got", "--force")
-        assert contents(clone.path / "got") == expected, options
+    for name, options, expected in (("a", ["--rev", "v1.0.0"], first), ("b", ["--stage", "prod"], first), ("c", [], second)):
+        clone.run("dvc", "artifacts", "get", ".", "tiny", *options, "-o", name)
+        assert contents(clone.path / name) == expected, options
 
     # Without a clone: the remote is named, because it is in no file of the repository.
     elsewhere = Repository(tmp_path, copy.env)
