@@ -84,8 +84,8 @@ def curves(runs: Sequence[dict[str, Any]], say: Wording) -> str:
         label = None if run["model"] in named else run["model"]
         named.add(run["model"])
         index = run["style"] % len(SERIES)
-        axes.plot(run["step"], run["loss"], color=SERIES[index], linewidth=1, alpha=0.85, label=label, marker=MARKERS[index], markersize=4,
-                  markevery=max(1, len(run["step"]) // 12))  # fmt: skip
+        axes.plot(run["step"], run["loss"], color=SERIES[index], linewidth=1, alpha=0.85, label=label, marker=MARKERS[index],
+                  markersize=4, markevery=max(1, len(run["step"]) // 12))  # fmt: skip
     axes.set(xlabel=say.plain("step"), ylabel=say.plain("training_loss"), ylim=(0, None), xlim=(0, None))
     _ticks(axes, say, x=0, y=1)
     axes.legend(loc="upper right", handlelength=2.5)
@@ -133,7 +133,7 @@ def dots(name: str, groups: Sequence[Group], xlabel: str, title: str, say: Wordi
 
 @in_style
 def reliability(name: str, style: int, found: dict[str, Any], title: str, say: Wording) -> str:
-    """Reliability diagram of one model (see `analysis.calibration`): accuracy by confidence; below, how many sentences each bin has."""
+    """Reliability diagram of one model (see `analysis.calibration`): accuracy by confidence; below, the sentences of each bin."""
     figure, (axes, counts) = _canvas(name, 2.9, 3.1, rows=(2.9, 1))
     index = style % len(SERIES)
     at = [100 * b["confidence"] for b in found["bins"]]
@@ -152,7 +152,7 @@ def reliability(name: str, style: int, found: dict[str, Any], title: str, say: W
 
 @in_style
 def pareto(points: Sequence[Point], say: Wording) -> str:
-    """Accuracy against time for one sentence; a marker's area is the model's size. Unmeasured accuracies are hollow, on the axis."""
+    """Accuracy against time for one sentence; area is the model's size. An unmeasured accuracy is hollow, on the axis."""
     figure, axes = _canvas("pareto", WIDTH, 3.1)
     measured = [point.accuracy for point in points if point.accuracy is not None]
     lowest, highest = (min(measured), max(measured)) if measured else (0.0, 1.0)
@@ -161,8 +161,8 @@ def pareto(points: Sequence[Point], say: Wording) -> str:
     bottom, top = lowest - (0.7 if hollow else 0.3) * room, highest + 0.35 * room
     if hollow:
         axes.axhspan(bottom, bottom + 0.3 * room, color=GRID, alpha=0.5, linewidth=0, zorder=0)
-        axes.text(0.99, bottom + 0.27 * room, say.plain("accuracy_not_run"), transform=axes.get_yaxis_transform(), ha="right", va="top",
-                  color=MUTED, style="italic", fontsize=7.5)  # fmt: skip
+        axes.text(0.99, bottom + 0.27 * room, say.plain("accuracy_not_run"), transform=axes.get_yaxis_transform(), ha="right",
+                  va="top", color=MUTED, style="italic", fontsize=7.5)  # fmt: skip
     front = pareto_front(points)
     axes.plot([p.milliseconds for p in front], [p.accuracy for p in front], color=MUTED, linewidth=1, drawstyle="steps-post",
               linestyle=(0, (3, 2)), zorder=1)  # fmt: skip
@@ -170,8 +170,9 @@ def pareto(points: Sequence[Point], say: Wording) -> str:
     for i, point in enumerate(points):
         colour = SERIES[i % len(SERIES)]
         y = bottom if point.accuracy is None else point.accuracy
+        inside = PAPER if point.accuracy is None else colour
         axes.scatter(point.milliseconds, y, s=260 * point.megabytes / largest, marker=MARKERS[i % len(MARKERS)], zorder=2,
-                     facecolors=PAPER if point.accuracy is None else colour, edgecolors=colour, linewidths=1.4, clip_on=False)  # fmt: skip
+                     facecolors=inside, edgecolors=colour, linewidths=1.4, clip_on=False)  # fmt: skip
         note = say.plain("point", name=point.name, megabytes=say.number(point.megabytes, 0))
         axes.annotate(note, (point.milliseconds, y), xytext=(0, 11), textcoords="offset points", ha="center", fontsize=7.5)
     times = [point.milliseconds for point in points]

@@ -2,7 +2,7 @@
 
 Run as: python -m stages.report
 
-Every number comes from a file that another stage wrote; a run that params.yaml asks for and that is absent stands there as "not run".
+Every number comes from a file that another stage wrote; a run that params.yaml asks for and that is absent is "not run".
 """
 
 import argparse
@@ -27,10 +27,10 @@ from reproduce.analysis import (
     worst_errors,
 )
 from reproduce.params import PARAMS, read_experiment, read_yaml, validate
-from reproduce.stage import UserError, read_json, run_stage, write_text
-from reproduce.wording import LANGUAGES, TEXTS, Wording
 from reproduce.published import PUBLISHED, Claims, Published
+from reproduce.stage import UserError, read_json, run_stage, write_text
 from reproduce.statistics import wilson
+from reproduce.wording import LANGUAGES, TEXTS, Wording
 from stages.compare import percent, read_run
 
 if TYPE_CHECKING:
@@ -105,8 +105,10 @@ def gather() -> dict[str, Any]:
     speed = read_result("metrics/speed.json", "dvc repro benchmark") if Path("metrics/speed.json").exists() else None
     for path, data in (("metrics/claims.json", claims), ("metrics/accuracy.json", accuracy)):
         if (data["dataset"], data["split"]) != (experiment.dataset, split):
-            raise UserError(f"{path} is of {data['dataset']}, {data['split']}; params.yaml asks for {experiment.dataset}, {split}. "
-                            "Run `dvc repro compare`.")  # fmt: skip
+            wanted = f"{experiment.dataset}, {split}"
+            raise UserError(
+                f"{path} is of {data['dataset']}, {data['split']}; params.yaml asks for {wanted}. Run `dvc repro compare`."
+            )
     confidence = claims["confidence"]
     models = []
     for style, name in enumerate(experiment.models):
@@ -182,8 +184,8 @@ def gather_run(model: str, seed: int, dataset: str, split: str, confidence: floa
     classifies = "probability" in table
     correct = int((table["label"] == table["predicted"]).sum())
     if len(table) != metrics["n"] or (classifies and correct != metrics["correct"]):
-        raise UserError(f"predictions/{run}.csv has {correct} of {len(table)} right, metrics/runs/{run}.json {metrics.get('correct')} of "
-                        f"{metrics['n']}. {remedy}")  # fmt: skip
+        said = f"{metrics.get('correct')} of {metrics['n']}"
+        raise UserError(f"predictions/{run}.csv has {correct} of {len(table)} right, metrics/runs/{run}.json {said}. {remedy}")
     low, high = wilson(correct, len(table), confidence) if metrics["metric"] == "accuracy" else (None, None)
     return {
         "seed": seed,
@@ -210,7 +212,7 @@ def read_curve(path: Path, run: str) -> dict[str, list[float]]:
 
 
 def gather_model(by_seed: dict[int, dict[str, Any] | None], confidence: float) -> dict[str, Any]:
-    """What one model's runs say together. Without a run, or where a classifier is needed and there is none, the entries are None."""
+    """What one model's runs say together. An entry is None without a run, or where it needs a classifier."""
     import pandas as pd
 
     runs = [run for run in by_seed.values() if run]
@@ -257,7 +259,7 @@ def gather_agreement(ran: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def gather_environments(ran: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the trainings ran on: the runs of a model on the same machine and software together, {"model", "seeds", "device", ...}."""
+    """What the trainings ran on: a model's runs on the same machine and software together."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for name, run in ((model["name"], run) for model in ran for run in model["runs"]):
         found = run["environment"]
@@ -325,7 +327,7 @@ def phrases(facts: dict[str, Any], say: Wording) -> dict[str, Any]:
 
 
 def rules(facts: dict[str, Any], say: Wording) -> list[tuple[str, str]]:
-    """How the claims are judged: numbers of claims, and the rule that they share. A claim that has no text of ours keeps `compare`'s."""
+    """How the claims are judged: numbers of claims, and the rule they share; `compare`'s where texts.yaml has none."""
     found: dict[str, list[str]] = {}
     for number, (name, claim) in enumerate(facts["claims"].items(), start=1):
         values = {
@@ -357,7 +359,7 @@ def draw(facts: dict[str, Any], say: Wording) -> dict[str, str]:
             score_name(facts["metric"], say),
             say.plain("chart_seeds"),
             say,
-        ),  # fmt: skip
+        ),
     }
     classifiers = [model for model in ran if model["calibration"]]
     for model in classifiers:
