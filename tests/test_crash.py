@@ -312,7 +312,13 @@ def test_a_trainer_that_is_killed_at_every_point_ends_with_the_same_bytes(copy: 
 
     again = copy.run(*REPRO).stdout
     recoveries.append(recovery(again))
-    assert sorted(re.findall(r"Running stage '([^']+)'", again)) == ["card@tiny-1", "compare", "evaluate@tiny-1", "finetune@tiny-1", "report"]
+    assert sorted(re.findall(r"Running stage '([^']+)'", again)) == [
+        "card@tiny-1",
+        "compare",
+        "evaluate@tiny-1",
+        "finetune@tiny-1",
+        "report",
+    ]
     assert recoveries == [
         "trained from the start",
         "1 warning, gone on from step 4 of 24",
@@ -360,7 +366,13 @@ def test_ctrl_c_and_then_an_orphan(copy: Repository) -> None:
         until(lambda: ended(trainer), "end of the orphan")
     assert is_complete(folder / "finished")
     done = copy.run(*REPRO).stdout
-    assert sorted(re.findall(r"Running stage '([^']+)'", done)) == ["card@tiny-1", "compare", "evaluate@tiny-1", "finetune@tiny-1", "report"]
+    assert sorted(re.findall(r"Running stage '([^']+)'", done)) == [
+        "card@tiny-1",
+        "compare",
+        "evaluate@tiny-1",
+        "finetune@tiny-1",
+        "report",
+    ]
     assert (gone_on, recovery(done)) == ("gone on from step 8 of 24", "kept result taken over, nothing trained")
     assert contents(copy.path, *RESULTS) == expected
     assert not folder.exists()

@@ -188,7 +188,13 @@ def test_a_disk_that_is_full_when_dvc_takes_the_model_into_its_cache(disk: Small
     assert is_complete(run_folder(disk.repository) / "finished")
     disk.make_room()
     done = disk.repository.run(*REPRO).stdout
-    assert sorted(re.findall(r"Running stage '([^']+)'", done)) == ["card@tiny-1", "compare", "evaluate@tiny-1", "finetune@tiny-1", "report"]
+    assert sorted(re.findall(r"Running stage '([^']+)'", done)) == [
+        "card@tiny-1",
+        "compare",
+        "evaluate@tiny-1",
+        "finetune@tiny-1",
+        "report",
+    ]
     assert recovery(done) == "kept result taken over, nothing trained"
     assert contents(home, *RESULTS) == before
     record_fault("finetune", f"{how(disk)} when dvc takes the model into its cache", 1,
