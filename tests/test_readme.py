@@ -26,7 +26,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """A function of another file runs it: `snippet` stands in its source."""
+    """Another file runs it: `snippet` stands in the source of that function of it ("": of the whole)."""
 
     file: str
     function: str
@@ -55,7 +55,14 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "make remote URL=ssh://me@host:22/absolute/path": Elsewhere("tests/test_remotes.py", "serving", "ssh://{getpass.getuser()}@127.0.0.1:{port}{folder}"),
     "make remote URL=https://host/folder": Elsewhere("tests/test_remotes.py", "serving", "http://127.0.0.1"),
     "make push": Run("0 damaged"),
-    "dvc pull finetune@minilm-1": Run("up to date"),
+    "dvc pull finetune@minilm-1 card@minilm-1": Run("up to date"),
+    "gto register minilm --version v1.0.0": Elsewhere("tests/test_artifacts.py", "test_register_push_and_download_by_version", '"gto", "register", "tiny", "--version", "v1.0.0"'),
+    "gto assign minilm --version v1.0.0 --stage prod": Elsewhere("tests/test_artifacts.py", "test_register_push_and_download_by_version", '"gto", "assign", "tiny", "--version", "v1.0.0", "--stage", "prod"'),
+    "make push && git push --tags": Elsewhere("tests/test_artifacts.py", "test_register_push_and_download_by_version", '"git", "push", "-q", "--tags"'),
+    "gto show": Elsewhere("tests/test_artifacts.py", "test_register_push_and_download_by_version", '"gto", "show"'),
+    "dvc artifacts get . minilm --rev v1.0.0 -o minilm": Elsewhere("tests/test_artifacts.py", "test_register_push_and_download_by_version", '"dvc", "artifacts", "get", ".", "tiny"'),
+    "make submission MODEL=minilm": Elsewhere("tests/test_submission.py", "submit", '"reproduce.submission", "--model"'),
+    "make pin DATASET=rte": Elsewhere("tests/test_glue.py", "pinned", "run(patch, pinning, task)"),
     "dvc repro --pull": Elsewhere("notebooks/colab.ipynb", "", "repro --pull"),
     "dvc repro --pull --allow-missing": Elsewhere("tests/test_remotes.py", "test_one_model_then_what_is_needed_then_everything", '"--pull", "--allow-missing"'),
     "dvc pull && dvc status": Run("Data and pipelines are up to date"),

@@ -47,7 +47,7 @@ def wait_for_the_queue(repository: Repository) -> None:
     """Return when the workers have ended, which they do by themselves when nothing is left to do."""
     started = workers(repository)
     assert len(started) == 2
-    _, alive = psutil.wait_procs(started, timeout=450)
+    _, alive = psutil.wait_procs(started, timeout=1500)  # a minute where nothing else runs
     assert not alive, repository.run("dvc", "queue", "status").stdout
 
 
