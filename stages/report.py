@@ -43,7 +43,7 @@ NO_BREAK_HYPHEN = "\N{NON-BREAKING HYPHEN}"
 ERRORS = 20  # worst errors shown
 RULES = {  # claim of published.yaml: text that says how `compare` judges it
     "distilbert_accuracy": "rule_difference", "bert_accuracy": "rule_difference", "retention": "rule_difference",
-    "retention_glue": "rule_nine", "parameters": "rule_count", "speed": "rule_passes", "size": "rule_other",
+    "retention_glue": "rule_nine", "parameters": "rule_count", "speed": "rule_passes", "size": "rule_size",
 }  # fmt: skip
 
 
