@@ -275,7 +275,7 @@ def test_predictions_of_numbers_are_numbers_without_a_probability() -> None:
     assert text == "one,two,label,predicted\na,b,2.923,0.333333\nc,d,5.0,-0.500000\n"
 
 
-def test_a_model_that_tells_a_pair_s_sentences_apart_is_told_which_is_which(tiny_model: Path) -> None:
+def test_a_model_that_tells_a_pair_s_sentences_apart_is_told_which_is_which(tiny_model: Path, tmp_path: Path) -> None:
     """The types that `predict` is given reach the model, in file order; left out, all are of the first sentence."""
     from transformers import AutoModelForSequenceClassification
 
@@ -283,9 +283,8 @@ def test_a_model_that_tells_a_pair_s_sentences_apart_is_told_which_is_which(tiny
     types = [[0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 1, 1]]
     torch.manual_seed(3)
     model = AutoModelForSequenceClassification.from_pretrained(str(tiny_model)).eval()
-    folder = tiny_model.parent / "with-head"
-    model.save_pretrained(folder)
-    told, untold = (predict(folder, ids, 2, given)[0] for given in (types, None))
+    model.save_pretrained(tmp_path)
+    told, untold = (predict(tmp_path, ids, 2, given)[0] for given in (types, None))
     with torch.inference_mode():
         one_by_one = [
             model(input_ids=torch.tensor([i]), token_type_ids=torch.tensor([t])).logits for i, t in zip(ids, types, strict=True)

@@ -18,7 +18,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score
 from transformers import AutoTokenizer
 
-from conftest import ROOT, Repository, load_yaml, make_repository, pin, pocket_lines
+from conftest import ROOT, Repository, in_place_of_venv, load_yaml, make_repository, pin, pocket_lines
 from hub import ONLY_LOOPBACK, Changed, Hub, contents, forever, serving
 from reproduce import pin as pinning
 from reproduce.params import read_yaml, validate
@@ -188,6 +188,13 @@ def test_the_catalog_has_the_cards_columns_classes_and_files() -> None:
         assert files == {split: f"{task}/{file}-00000-of-00001.parquet" for split, file in splits_of(task).items()}
 
 
+def test_the_entry_in_the_readme_is_that_of_the_catalog() -> None:
+    (shown,) = re.findall(
+        r"^```yaml\n(  rte:\n.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    assert f"\n{shown}\n" in (ROOT / "catalog.yaml").read_text(encoding="utf-8")
+
+
 def test_every_dataset_has_a_recipe_and_every_published_row_a_dataset_with_its_metric() -> None:
     catalog = read_yaml(ROOT / "catalog.yaml")["datasets"]
     assert set(read_yaml(ROOT / "params.yaml")["tasks"]) == set(catalog)
@@ -244,13 +251,10 @@ def test_the_real_catalog_keeps_every_line_and_comment() -> None:
     assert pinning.insert(after, "mnli", found) == after
 
 
-def test_pinning_again_agrees_and_writes_nothing(
-    pinned: tuple[Repository, dict[str, Pinning]], hub: Hub, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_make_pin_again_agrees_and_writes_nothing(pinned: tuple[Repository, dict[str, Pinning]], tmp_path: Path) -> None:
     repository, _ = pinned
-    with inside(repository, hub) as patch:
-        run(patch, pinning, "rte")
-    assert capsys.readouterr().out.splitlines() == [
+    done = repository.run("make", "pin", "DATASET=rte", **in_place_of_venv(tmp_path))
+    assert done.stdout.splitlines() == [
         "pins by what the Hub states of nyu-mll/glue@bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c",
         "source Hub nyu-mll/glue@bcdcba79: 3 file(s), sha256 verified",
         "catalog.yaml: datasets.rte was pinned already, and all of it agrees: nothing to write",
@@ -452,7 +456,7 @@ def test_an_experiment_on_pairs_goes_from_the_hub_to_its_verdict(pinned: tuple[R
     """As README says it, beside the workspace, which stays as it is."""
     repository, _ = pinned
     repository.run("git", "checkout", "-q", "--", ".")
-    done = repository.run("dvc", "exp", "run", "--temp", "-n", "rte", "-S", "dataset=rte")
+    done = repository.run("dvc", "exp", "run", "--temp", "-S", "dataset=rte", "-n", "rte")
     assert re.findall(r"Running stage '([^']+)'", done.stdout)[-1] == "compare"
     assert repository.run("git", "status", "--porcelain").stdout == ""
     ref = repository.run("git", "for-each-ref", "refs/exps/*/*/rte", "--format=%(refname)").stdout.strip()
