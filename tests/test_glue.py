@@ -24,7 +24,7 @@ from reproduce import pin as pinning
 from reproduce.params import read_yaml, validate
 from reproduce.published import Published
 from reproduce.stage import UserError
-from stages import download_dataset, tokenize
+from stages import download_dataset, finetune, tokenize
 
 # Text columns and classes as the Hub's dataset card states them; no classes: the label is a float32.
 SCHEMAS = {
@@ -445,6 +445,39 @@ def test_sentences_held_out_of_train_take_the_place_of_both_validation_sets(
     assert sorted([*lines[0], *lines[1]]) == sorted(as_raw("mnli", "train").splitlines()[1:])
 
 
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def test_training_on_numbers_lowers_the_squared_error_and_token_types_reach_the_model(
+    pinned: tuple[Repository, dict[str, Pinning]], hub: Hub
+) -> None:
+    """Labels from 0 to 5 have a mean of 2.93: a head that starts near 0 is 12 off on average, squared, and learns that at least."""
+    repository, _ = pinned
+    start = (repository.path / "params.yaml").read_bytes()
+    fast = {"learning_rate": 1e-2, "warmup_steps": 2, "epochs": 6}
+    repository.edit("params.yaml", lambda data: data.update(dataset="stsb"))
+    repository.edit("params.yaml", lambda data: data["overrides"]["distilbert"].update(fast))
+    for part in ("tokenizer", "weights"):
+        repository.stage(f"download_{part}", "--model", "distilbert")
+    path = repository.path / "data/tokenized/distilbert/train.parquet"
+    curve = repository.path / "plots/curves/distilbert-1/plots/metrics/loss.tsv"
+    losses = []
+    with inside(repository, hub) as patch:
+        run(patch, download_dataset)
+        run(patch, tokenize, "--model", "distilbert")
+        for table in (pyarrow.parquet.read_table(path), pyarrow.parquet.read_table(path).drop_columns("token_type_ids")):
+            pyarrow.parquet.write_table(table, path)
+            run(patch, finetune, "--model", "distilbert", "--seed", "1")
+            losses.append([float(line.split("\t")[1]) for line in curve.read_text().splitlines()[1:]])
+    (repository.path / "params.yaml").write_bytes(start)
+    told, untold = losses
+    variance = 3.4  # of 0, 2.923, 3.8 and 5, with room for what 40 pairs and dropout add
+    assert told[0] > 8 and sum(told[-3:]) / 3 < 1.5 * variance
+    assert len(told) == len(untold) == 15 and told != pytest.approx(untold, rel=1e-3)
+    config = repository.json("models/finetuned/distilbert-1/config.json")
+    assert config["problem_type"] == "regression"
+
+
 # --- the whole pipeline -----------------------------------------------------------------------------------------------
 
 
@@ -457,7 +490,7 @@ def test_an_experiment_on_pairs_goes_from_the_hub_to_its_verdict(pinned: tuple[R
     repository, _ = pinned
     repository.run("git", "checkout", "-q", "--", ".")
     done = repository.run("dvc", "exp", "run", "--temp", "-S", "dataset=rte", "-n", "rte")
-    assert re.findall(r"Running stage '([^']+)'", done.stdout)[-1] == "compare"
+    assert "compare" in re.findall(r"Running stage '([^']+)'", done.stdout)
     assert repository.run("git", "status", "--porcelain").stdout == ""
     ref = repository.run("git", "for-each-ref", "refs/exps/*/*/rte", "--format=%(refname)").stdout.strip()
     run_metrics, accuracy, claims = (
@@ -479,7 +512,7 @@ def test_numbers_and_three_classes_go_through_the_whole_pipeline(
 ) -> None:
     repository, _ = pinned
     repository.edit("params.yaml", lambda data: data.update(dataset=task))
-    assert repository.repro()[-1] == "compare"
+    assert "compare" in repository.repro()
     metrics = repository.json("metrics/runs/distilbert-1.json")
     frame = pd.read_csv(repository.path / "predictions/distilbert-1.csv", keep_default_na=False)
     source = stand_in(task, "validation")
@@ -514,7 +547,7 @@ def test_nothing_of_another_task_is_left_behind(pinned: tuple[Repository, dict[s
     """MNLI has files that RTE has not."""
     repository, _ = pinned
     repository.edit("params.yaml", lambda data: data.update(dataset="rte"))
-    assert repository.repro()[-1] == "compare"  # trained before, in the experiment: from the run cache
+    assert "compare" in repository.repro()  # trained before, in the experiment: from the run cache
     assert {path.stem for path in (repository.path / "data/tokenized/distilbert").iterdir()} == {
         "train", "validation", "test", "summary",
     }  # fmt: skip

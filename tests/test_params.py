@@ -126,9 +126,9 @@ def test_broken_yaml_and_encoding_name_the_place(project: Edit) -> None:
 
 
 def test_the_published_numbers_are_checked_too(project: Edit) -> None:
-    project("published.yaml", lambda p: p["accuracy"][0].update(split="dev"))
+    project("published.yaml", lambda p: p["results"][0].update(split="dev"))
     with pytest.raises(
-        UserError, match=r"published\.yaml: accuracy\.0\.split: input should be 'validation' or 'test' \(found \"dev\"\)"
+        UserError, match=r"published\.yaml: results\.0\.split: input should be 'validation' or 'test' \(found \"dev\"\)"
     ):
         check_inputs()
 
