@@ -33,8 +33,8 @@ class Task(NamedTuple):
 NUMBERS = ("0", "1")
 ENTAILMENT = ("entailment", "not_entailment")
 MNLI = ("entailment", "neutral", "contradiction")
-# By dataset and split. Source: gluebenchmark.com/faq, question 1, and the sample submission there; classes in the order of the
-# Hub's nyu-mll/glue.
+# By dataset and split. File names and what stands in them are those on which public scripts for the server agree; the server
+# itself was never asked. Classes in the order of the Hub's nyu-mll/glue.
 TASKS = {
     ("cola", "test"): Task("CoLA.tsv", NUMBERS),
     ("sst2", "test"): Task("SST-2.tsv", NUMBERS),

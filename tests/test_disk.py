@@ -30,6 +30,7 @@ STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # arguments, out
     "download_weights": (("--model", "tiny"), ("models/weights/tiny",)),
     "tokenize": (("--model", "tiny"), ("data/tokenized/tiny",)),
     "evaluate": (RUN, ("predictions/tiny-1.csv", "metrics/runs/tiny-1.json")),
+    "card": (RUN, ("models/finetuned/tiny-1/README.md",)),
     "benchmark": ((), ("metrics/speed.json",)),
     "compare": ((), ("report/comparison.md", "plots/accuracy_by_seed.csv", "metrics/claims.json", "metrics/accuracy.json")),
     "report": ((), ("report/report.html", "report/slides.html", "report/report.pt-BR.html", "report/slides.pt-BR.html")),
