@@ -32,7 +32,8 @@ FINETUNE = (sys.executable, "-m", "stages.finetune", "--model", "tiny", "--seed"
 REPRO = ("dvc", "--wait-for-lock", "repro")
 MODEL, CURVE = Path("models/finetuned/tiny-1"), Path("plots/curves/tiny-1")
 # All outputs that are a function of the inputs: not the times in environment/ and metrics/speed.json, nor the report on them.
-RESULTS = ("data/raw", "data/tokenized", "models", "plots", "predictions", "metrics/runs", "metrics/accuracy.json")
+CARD = "models/finetuned/tiny-1/README.md"
+RESULTS = ("data/raw", "data/tokenized", "models", "plots", "predictions", "metrics/runs", "metrics/accuracy.json", CARD)
 
 # Imported first by every Python that a victim starts. HALT_AT is a pattern over Python's audit events (library reference,
 # "Audit events table"), e.g. "os.rename */finished.partial *": the first process that comes to the event, which is raised before
@@ -136,9 +137,13 @@ def flip_a_bit(file: Path) -> None:
 
 
 def contents(folder: Path, *names: str) -> dict[str, bytes]:
-    """Bytes of all files below `folder`, or of those of its files and folders that are named."""
+    """Bytes of all files below `folder`, or of those of its files and folders that are named.
+
+    A model's card lies in the training's folder and is another stage's: it counts only if it is named itself.
+    """
     files = [path for name in names or (".",) for path in [folder / name, *(folder / name).rglob("*")] if path.is_file()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    named = [str(path.relative_to(folder)) for path in files]
+    return {name: (folder / name).read_bytes() for name in named if name != CARD or name in names or not names}
 
 
 def forget(repository: Repository, *stages: str) -> None:

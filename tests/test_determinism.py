@@ -38,7 +38,7 @@ for training in trainings:
 
 def files(folder: Path) -> dict[str, bytes]:
     """The bytes of model and curve."""
-    found = [path for output in OUTPUTS for path in (folder / output).rglob("*") if path.is_file()]
+    found = [path for output in OUTPUTS for path in (folder / output).rglob("*") if path.is_file() and path.name != "README.md"]
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
