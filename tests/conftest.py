@@ -187,7 +187,11 @@ def environment(home: Path) -> dict[str, str]:
     """The variables for what the tests start: no settings of the user's, no network, caches and settings below `home`."""
     (home / "site").mkdir(parents=True, exist_ok=True)
     (home / "site/sitecustomize.py").write_text(NO_NETWORK)
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "DVC_", "HUB_MIRROR", "GIT_"))}
+    env = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("HF_", "DVC_", "HUB_MIRROR", "GIT_", "MAKE", "MFLAGS"))
+    }
     env |= {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}",
         "PYTHONPATH": str(home / "site"),

@@ -349,7 +349,7 @@ BAD_CATALOGS = {
     "sources missing": (set_in(*FILMS, "sources", DELETE), "films.sources: missing."),
     "empty source": (set_in(*FILMS, "sources", [{}]), f"films.sources.0: {ONE_KIND} (found {{}})."),
     "two kinds": (set_in(*FILMS, "sources", 0, "folder", "x"), f"films.sources.0: {ONE_KIND} "),
-    "unknown key": (set_in(*FILMS, "licence", "x"), "films.licence: unknown key. Known here: columns, labels, metrics, scale, sources, "
+    "unknown key": (set_in(*FILMS, "licence", "x"), "films.licence: unknown key. Known here: columns, labels, metrics, note, scale, sources, "
                     "test, test_mismatched, train, validation, validation_mismatched. Correct the spelling or remove it."),
     "unknown key in a source": (set_in(*FILMS, "sources", 0, "branch", "x"), "films.sources.0.branch: unknown key."),
     "a repository without an owner": (set_in(*SMALL, "sources", 0, "hub", "thing"), "small.sources.0.hub: string should match pattern"),

@@ -107,7 +107,7 @@ def test_an_override_touches_its_model_alone(copy: Repository) -> None:
 
     copy.edit("params.yaml", lambda p: p["overrides"]["bert"].update(epochs=1))
     assert copy.repro() == ["report"]  # it shows the settings
-    copy.run("git", "checkout", "--", "params.yaml")
+    copy.run("git", "checkout", "--", "params.yaml", "dvc.lock")
     settings = ("-S", "+overrides.tiny.epochs=1", "-S", "+overrides.tiny.learning_rate=0.00003")
     done = copy.run("dvc", "exp", "run", "--temp", "-n", "low", *settings)
     ran = re.findall(r"Running stage '([^']+)'", done.stdout)

@@ -54,7 +54,7 @@ def test_a_changed_input_is_not_compared(copy: Repository) -> None:
 
 def test_what_cannot_be_verified_says_why(finished: Repository) -> None:
     assert "writes measurements only" in verify(finished, "benchmark")[1]
-    assert "names 8 stages" in verify(finished, "dvc.yaml")[1] or "no stage" in verify(finished, "dvc.yaml")[1]
+    assert "names 10 stages" in verify(finished, "dvc.yaml")[1] or "no stage" in verify(finished, "dvc.yaml")[1]
     assert "error: no stage 'finetune@nobody-1'" in verify(finished, "finetune@nobody-1")[1]
 
 
