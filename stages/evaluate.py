@@ -198,7 +198,8 @@ def sentence_metric(names: Sequence[str], n_labels: int) -> "Metric":
 def predictions_csv(texts: Sequence[str], columns: Sequence[str], labels: Sequence[float], logits: "torch.Tensor") -> str:
     """One line an example: its text(s), label, predicted and, of classes, probability.
 
-    The probability is the softmax of the predicted class, with 6 decimals; predicted numbers have 9 digits, which is exact.
+    The probability is the softmax of the predicted class, with 6 decimals. Predicted numbers are not rounded: the correlations,
+    which do not care how near to each other predictions are, follow from this file alone.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -208,7 +209,7 @@ def predictions_csv(texts: Sequence[str], columns: Sequence[str], labels: Sequen
         probabilities, guesses = logits.double().softmax(dim=1).max(dim=1)
         answers = [[guess, f"{p:.6f}"] for guess, p in zip(guesses.tolist(), probabilities.tolist(), strict=True)]
     else:
-        answers = [[f"{value:.9g}"] for value in logits.squeeze(1).tolist()]  # 9 digits: the float32, exactly
+        answers = [[value] for value in logits.squeeze(1).tolist()]
     for example, label, answer in zip(texts, labels, answers, strict=True):
         writer.writerow([*example.split("\t"), label, *answer])
     return text.getvalue()

@@ -272,7 +272,17 @@ def test_predictions_of_pairs_have_a_column_a_text() -> None:
 
 def test_predictions_of_numbers_are_numbers_without_a_probability() -> None:
     text = predictions_csv(["a\tb", "c\td"], ["one", "two"], [2.923, 5.0], torch.tensor([[1 / 3], [-0.5]]))
-    assert text == "one,two,label,predicted\na,b,2.923,0.333333343\nc,d,5.0,-0.5\n"
+    assert text == "one,two,label,predicted\na,b,2.923,0.3333333432674408\nc,d,5.0,-0.5\n"
+
+
+def test_correlations_follow_from_the_predictions_file_however_near_the_predictions_are() -> None:
+    logits = 3 + 1e-6 * torch.randn(50, 1, generator=torch.Generator().manual_seed(6))
+    labels = [float(i % 6) for i in range(50)]
+    frame = pd.read_csv(io.StringIO(predictions_csv(["a"] * 50, ["sentence"], labels, logits)))
+    assert frame["predicted"].tolist() == logits.squeeze(1).tolist()
+    expected = measure(logits, labels, [], ("pearson", "spearman"))
+    assert pearsonr(frame["label"], frame["predicted"]).statistic == pytest.approx(expected["pearson"], abs=1e-5)
+    assert spearmanr(frame["label"], frame["predicted"]).statistic == pytest.approx(expected["spearman"], abs=1e-5)
 
 
 def test_a_model_that_tells_a_pair_s_sentences_apart_is_told_which_is_which(tiny_model: Path, tmp_path: Path) -> None:
