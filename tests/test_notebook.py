@@ -36,7 +36,7 @@ def execute(repository: Repository, folder: Path, **values: object) -> Any:
     home = folder / "jupyter"
     env = repository.env | in_place_of_venv(folder)
     env |= {"ALLOW_LOOPBACK": "1", "IPYTHONDIR": str(home), "JUPYTER_RUNTIME_DIR": str(home)}
-    client = NotebookClient(notebook, kernel_name="python3", timeout=500, resources={"metadata": {"path": str(folder)}})
+    client = NotebookClient(notebook, kernel_name="python3", timeout=1500, resources={"metadata": {"path": str(folder)}})
     return client.execute(env=env)
 
 
