@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def length_grouped_order(lengths: "torch.Tensor", batch_size: int, seed: int, epoch: int, pool: int = 50) -> list[int]:
+def length_grouped_order(lengths: "torch.Tensor", batch_size: int, seed: int, epoch: int, pool: int = 100) -> list[int]:
     """An order of the examples whose consecutive batches hold sentences of near lengths, drawn anew every epoch.
 
     All examples are shuffled, cut into pools of `pool` batches, each pool is sorted by length and cut into batches, and the

@@ -1,8 +1,11 @@
 """What a training computes on: its GPUs, its precision, and whether the device keeps the promise of equal bits."""
 
 import contextlib
+import ctypes
 import fcntl
 import os
+import signal
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -12,6 +15,7 @@ from typing import Any, Literal
 from reproduce.stage import UserError
 
 Precision = Literal["fp32", "bf16", "fp16"]
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 POLL = 1.0  # seconds between two looks for a free GPU
 
 
@@ -63,6 +67,16 @@ def claim_gpus(gpus: Sequence[str], count: int, locks: Path) -> Iterator[list[st
             time.sleep(POLL)
         os.register_at_fork(after_in_child=held.close)  # or the loader workers of a killed trainer would hold them on
         yield taken
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it ends, however it ends (Linux; elsewhere nothing happens).
+
+    For a process that shares a training: the launcher holds the locks of its GPUs, and without it they would be free while
+    this one computes on them.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 def choose_precision(wanted: str) -> tuple[str, Precision, str]:

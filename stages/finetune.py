@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from reproduce import batches
+from reproduce import batches, vocabulary
 from reproduce.batches import Batches, collate, length_grouped_order, padding_share
 from reproduce.checkpoints import (
     check_disk,
@@ -32,10 +32,11 @@ from reproduce.checkpoints import (
     newest_checkpoint,
     root,
 )
-from reproduce.devices import Precision, choose_precision, claim_gpus, deterministic, visible_gpus
+from reproduce.devices import Precision, choose_precision, claim_gpus, deterministic, end_with_parent, visible_gpus
 from reproduce.environment import describe, peak_memory
 from reproduce.params import PARAMS, Section, read_section, read_yaml, validate
 from reproduce.stage import UserError, go_offline, out_of_space, output_directory, read_json, run_stage, write_json
+from reproduce.vocabulary import cut_embedding, restore_embedding, used_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -81,6 +82,8 @@ def main() -> None:
             raise UserError(f"{path} is missing. Run `dvc repro {producer}@{model}`, which makes it.")
     go_offline()
     worker = os.environ.get("LOCAL_RANK")  # set by the launcher
+    if worker:
+        end_with_parent()
     if worker and os.environ["WORLD_SIZE"] != str(params.processes):
         raise UserError(
             f"params.yaml: finetune.processes is {params.processes}, the launcher started {os.environ['WORLD_SIZE']}."
@@ -191,7 +194,7 @@ def identity(params: Finetune, seed: int, precision: str, inputs: Sequence[Path]
     import transformers
 
     digests = {}
-    for path in [*inputs, Path(__file__), Path(batches.__file__)]:
+    for path in [*inputs, Path(__file__), Path(batches.__file__), Path(vocabulary.__file__)]:
         with path.open("rb") as file:
             digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     software = [torch.__version__, transformers.__version__, torch.get_num_threads()]
@@ -377,10 +380,10 @@ def train(
     started = time.monotonic()
     with deterministic() as broken:
         set_seed(seed)
-        # On CUDA the fused attention kernels have no deterministic backward pass; for 13 tokens the plain one is as fast.
-        attention = {"attn_implementation": "eager"} if cuda else {}
         tokenizer_dir, weights_dir = inputs["download_tokenizer"].parent, inputs["download_weights"].parent
-        model = load_pretrained(weights_dir, tokenizer_dir, label_names, **attention)
+        # Plain attention: on CUDA the fused kernels have no deterministic backward pass; on a CPU PyTorch has no fused kernel
+        # with dropout, and what it does instead is slower (docs/speed.md).
+        model = load_pretrained(weights_dir, tokenizer_dir, label_names, attn_implementation="eager")
         if process:  # the same weights, but dropout of its own
             set_seed(seed * 1_000_003 + process)
         pad_id = model.config.pad_token_id or 0
@@ -388,6 +391,12 @@ def train(
         if out:
             check_disk(model, checkpoints, out)
             live = _live(out / "curve")
+        if params.weight_decay == 0:  # else the rows that no sentence uses would shrink
+            rows = used_rows((example["input_ids"] for example in examples), pad_id)
+            pad_id = int(torch.searchsorted(rows, pad_id))
+            for example in examples:
+                example["input_ids"] = torch.searchsorted(rows, example["input_ids"])
+            whole = cut_embedding(model, rows)
         trainer = LengthGroupedTrainer(
             model=model,
             args=arguments,
@@ -416,6 +425,8 @@ def train(
     trainer.stop_if_broken()  # the steps after the last log
     if not out:
         return {}
+    if params.weight_decay == 0:
+        restore_embedding(model, whole, rows)
     model.save_pretrained(str(out / "model"))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {
