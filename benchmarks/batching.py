@@ -1,8 +1,9 @@
 """Do batches of near lengths cost accuracy? MiniLM on all of SST-2 train, one epoch, two seeds, against random batches.
 
-Nothing is timed. Both are `stages.finetune.train`, with the same sentences, number of steps, learning rates and first weights; only the order of
-the sentences differs. The interval is Student's, over the validation sentences: of each, how often it is right with near
-lengths minus how often with random batches, mean over the seeds. It says nothing of seeds that were not run.
+Nothing is timed. Both are `stages.finetune.train`, with the same sentences, number of steps, learning rates and first
+weights; only the order of the sentences differs. The interval is Student's, over the validation sentences: of each, how often
+it is right with near lengths minus how often with random batches, mean over the seeds. It says nothing of seeds that were not
+run.
 
 Run as: python -m benchmarks.batching      (after `dvc repro tokenize@minilm download_weights@minilm`; a killed one goes on)
 """
@@ -84,7 +85,7 @@ def train(order: str, seed: int) -> None:
     machine = finetune.Machine(checkpoint_every=500, loader_workers=0)
     _, precision, _ = choose_precision(params.precision)
     folder = SCRATCH / f"{order}-{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "out").mkdir(parents=True, exist_ok=True)
     orders = {"near": batches.length_grouped_order, "random": random_order}
     with (
         patch.object(batches, "length_grouped_order", orders[order]),
