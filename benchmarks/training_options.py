@@ -1,0 +1,76 @@
+"""What was tried to make a training step cheaper on a CPU: each option against the bare loop of benchmarks/training.py, in pairs.
+
+kept by stages/finetune.py
+    whole embedding     the loop with all rows of the token embedding, to show what leaving out the unused ones saves
+    sdpa                with PyTorch's attention function, to show what plain attention saves
+not kept
+    compile             torch.compile(dynamic=True), once it has compiled, which takes more than a minute
+    one clip            the gradient is scaled by the fused AdamW as it reads it, not in a pass of its own
+    malloc              glibc keeps freed memory (MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_): no new page faults
+    huge pages          PyTorch asks for huge pages (THP_MEM_ALLOC_ENABLE)
+
+The value of an option is its sentences/s over the loop's, both measured in turns on the same batches (median and range of the
+turns' ratios).
+
+Run as: python -m benchmarks.training_options
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks import training
+from benchmarks.common import report, spread, sst2_train, take_turns
+from benchmarks.memory import prepare
+from reproduce.stage import go_offline
+
+LOOP = "loop"
+OPTIONS: dict[str, Callable[[Path, str], None]] = {
+    "whole embedding": partial(training.train_bare, cut=False),
+    "sdpa": partial(training.train_bare, attention="sdpa"),
+    "compile": partial(training.train_bare, compiled=True),
+    "one clip": partial(training.train_bare, one_clip=True),
+    "malloc": training.train_bare,
+    "huge pages": training.train_bare,
+}
+ENVIRONMENT = {
+    "malloc": {"MALLOC_TRIM_THRESHOLD_": "8589934592", "MALLOC_MMAP_THRESHOLD_": "8589934592"},
+    "huge pages": {"THP_MEM_ALLOC_ENABLE": "1"},
+}
+NOISE = 1.03
+TURNS = 3
+
+
+def main() -> None:
+    """Measure each pair; with arguments (who, folder), be one of a pair."""
+    if len(sys.argv) > 1:
+        go_offline()
+        name, folder = sys.argv[1], Path(sys.argv[2])
+        OPTIONS.get(name, training.train_bare)(folder, name)
+        return
+    ratios = {}
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        data = sst2_train()
+        go_offline()
+        prepare(training.MODEL, folder, *data)
+        (folder / "sample.json").write_text(json.dumps(training.sample(folder)))
+        for name in OPTIONS:
+            print(name, flush=True)
+            with training.contenders([LOOP, name], folder, "benchmarks.training_options", ENVIRONMENT.get(name)) as turn:
+                turns = take_turns({who: partial(turn, who) for who in (LOOP, name)}, TURNS)
+            pairs = zip(turns[LOOP], turns[name], strict=True)  # the same sentences in the same turn
+            ratios[name] = spread([round(loop["seconds"] / option["seconds"], 4) for loop, option in pairs])
+    medians = {name: ratio["median"] for name, ratio in ratios.items()}
+    line = ", ".join(f"{name} {value:.2f}" for name, value in medians.items())
+    met = max(medians.values()) <= NOISE
+    target = f"nothing that the pipeline does without is faster (<= {NOISE})"
+    report("training_options", target, met, f"sentences/s over the loop's: {line}",
+           {"model": training.MODEL, "unit": "ratio of sentences/s, one a turn", **ratios})  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
