@@ -17,6 +17,7 @@ Run as: python -m benchmarks.training
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -69,8 +70,8 @@ def main() -> None:
             profile = [turn("profile") for _ in range(TURNS)]
     measured = {name: summary(values) for name, values in turns.items()}
     rate = {name: one["examples_per_second"]["median"] for name, one in measured.items()}
-    ratio = {f"ours/{peer}": round(rate["ours"] / rate[peer], 3) for peer in TARGETS}
-    share = round(measured["ours"]["useful_gflops"]["median"] / measured["matmul"]["useful_gflops"]["median"], 3)
+    ratio = {f"ours/{peer}": turn_ratio(measured["ours"], measured[peer], "examples_per_second") for peer in TARGETS}
+    share = turn_ratio(measured["ours"], measured["matmul"], "useful_gflops")
     gigabytes = {name: max(one["peak_gb"] for one in turns[name]) for name in ("ours", "bare", "dynamic", "fixed")}
     parts = profile_table(profile)
     line = (f"ours {ratio['ours/fixed']} x fixed, {ratio['ours/dynamic']} x dynamic, {ratio['ours/bare']} of the bare loop; "
@@ -407,6 +408,11 @@ def summary(turns: Sequence[dict[str, float]]) -> dict[str, Any]:
         "useful_gflops": spread([round(operations * turn["tokens"] / turn["seconds"] / 1e9, 2) for turn in turns]),
         "ms_a_step": spread([round(1000 * turn["seconds"] * BATCH / turn["sentences"], 2) for turn in turns]),
     }
+
+
+def turn_ratio(first: dict[str, Any], second: dict[str, Any], what: str) -> float:
+    """The median over turns of first / second: a turn that the machine disturbed is one of several."""
+    return round(statistics.median(a / b for a, b in zip(first[what]["values"], second[what]["values"], strict=True)), 3)
 
 
 def profile_table(turns: Sequence[dict[str, float]]) -> dict[str, float]:
