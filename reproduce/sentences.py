@@ -1,4 +1,4 @@
-"""Labelled sentences on disk: GLUE's own TSV form, read strictly and written byte for byte."""
+"""Labelled sentences on disk: GLUE's own TSV form, read strictly and written byte for byte, and what they are about."""
 
 import hashlib
 import math
@@ -6,7 +6,38 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from reproduce.params import Section
 from reproduce.stage import UserError
+
+ABOUT = Path("data/dataset.json")
+
+
+class About(Section):
+    """data/dataset.json: what data/raw holds, in the words of catalog.yaml and params.yaml."""
+
+    dataset: str
+    split: str  # what validation.tsv is: "validation", or "held out of train"
+    columns: tuple[str, ...]
+    labels: tuple[str, ...]
+    scale: tuple[float, float] | None
+    metrics: tuple[str, ...]
+
+    @property
+    def label_values(self) -> int | tuple[float, float]:
+        """The number of classes, or the range of the numbers."""
+        return self.scale or len(self.labels)
+
+
+def read_about(path: Path = ABOUT) -> About:
+    """What download_dataset wrote about data/raw; `UserError` if it is missing or something else."""
+    try:
+        return About.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing. Run `dvc repro download_dataset`, which writes it.") from error
+    except ValidationError as error:
+        raise UserError(f"{path} is not what download_dataset writes. Delete it and run `dvc checkout {path}`.") from error
 
 
 def read_tsv(

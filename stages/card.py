@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reproduce.catalog import Dataset, Model, Source, Split, on_the_hub, read_dataset, read_model
-from reproduce.params import PARAMS, read_experiment, read_yaml
+from reproduce.params import PARAMS, read_yaml
 from reproduce.stage import UserError, read_json, run_stage, write_text
 from reproduce.statistics import wilson
 
@@ -34,7 +34,7 @@ def main() -> None:
     run, environment = read_run(measured, params["dataset"]), read_json(computed_on, f"Run `git checkout {computed_on}`.")
     dataset, model = read_dataset(params["dataset"]), read_model(arguments.model)
     metadata = card_metadata(run, dataset, model)
-    text = card_text(run, environment, dataset, model, read_experiment().seeds, params)
+    text = card_text(run, environment, dataset, model, params)
     path = Path("models/finetuned") / name / "README.md"
     write_text(path, f"---\n{metadata.to_yaml()}\n---\n\n{text}")
     print(f"{path}: {run['metric']} {run['score']:.4f} on {run['n']:,} sentences, licence {model.license}")
@@ -89,15 +89,11 @@ def eval_results(run: dict[str, Any], measured: dict[str, Any], split: Split, da
     ]  # fmt: skip
 
 
-def card_text(
-    run: dict[str, Any], environment: dict[str, Any], dataset: Dataset, model: Model, seeds: tuple[int, ...],
-    params: dict[str, Any],
-) -> str:  # fmt: skip
+def card_text(run: dict[str, Any], environment: dict[str, Any], dataset: Dataset, model: Model, params: dict[str, Any]) -> str:
     """The card below its metadata, in Markdown: a pure function of its arguments, of which no time is read.
 
     Args:
         run: metrics/runs/MODEL-SEED.json. environment: environment/MODEL-SEED.json.
-        seeds: all that the experiment trains this model with.
         params: the whole of params.yaml.
     """
     name, data, held_out = run["model"], run["dataset"], run["split"] != "validation"
@@ -109,13 +105,11 @@ def card_text(
     if dataset.scale:
         answer = f"label: a number from {dataset.scale[0]:g} to {dataset.scale[1]:g}"
     note = f"\n\n{dataset.note.strip()}" if dataset.note else ""
-    which = f"Seed {run['seed']} is the only one that was asked for."
-    if len(seeds) > 1:
-        which = f"Seed {run['seed']} is one of {len(seeds)} ({', '.join(map(str, seeds))}) and was not chosen by its score."
     return f"""# {name} fine-tuned on {data}, seed {run["seed"]}
 
 The pretrained encoder `{name}` ({_place(model.sources)}) with a new head, fine-tuned on `{data}` by a DVC pipeline that
-reproduces the DistilBERT article ([arXiv:1910.01108](https://arxiv.org/abs/1910.01108)). {which}
+reproduces the DistilBERT article ([arXiv:1910.01108](https://arxiv.org/abs/1910.01108)). Seed {run["seed"]}
+was not chosen by its score: it is the experiment's first.
 
 ```python
 from transformers import pipeline

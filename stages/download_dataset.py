@@ -1,4 +1,4 @@
-"""Download the dataset of params.yaml, verify it, and write it to data/raw as GLUE's own TSV files.
+"""Download the dataset of params.yaml, verify it, and write it to data/raw as GLUE's own TSV files; say what it is beside them.
 
 Run as: python -m stages.download_dataset
 """
@@ -15,8 +15,8 @@ from pydantic import Field, model_validator
 from reproduce.catalog import Dataset, Split, read_pinned_dataset
 from reproduce.fetch import fetch
 from reproduce.params import Section, read_experiment, read_section
-from reproduce.sentences import md5, read_tsv, to_tsv
-from reproduce.stage import UserError, output_directory, run_stage
+from reproduce.sentences import ABOUT, md5, read_tsv, to_tsv
+from reproduce.stage import UserError, output_directory, run_stage, write_json
 
 RAW = Path("data/raw")
 
@@ -35,7 +35,7 @@ class Selection(Section):
 
 
 def main() -> None:
-    """Write data/raw/SPLIT.tsv, for the splits that the dataset has."""
+    """Write data/raw/SPLIT.tsv, for the splits that the dataset has, and data/dataset.json."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     name = read_experiment().dataset
     dataset = read_pinned_dataset(name)
@@ -54,6 +54,8 @@ def main() -> None:
             (out / "validation_mismatched.tsv").unlink(missing_ok=True)  # no part of train
             sizes.pop("validation_mismatched", None)
             sizes |= {"train": len(kept[0]), "validation": len(held_out[0])}
+    about = dataset.model_dump(include={"columns", "labels", "scale", "metrics"})
+    write_json(ABOUT, {"dataset": name, "split": "held out of train" if selection.holdout else "validation", **about})
     held = ", validation held out of train (selection.holdout)" if selection.holdout else ""
     print(f"{RAW}: {name}, " + ", ".join(f"{split} {n:,}" for split, n in sizes.items()) + " sentences" + held)
 

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from reproduce.catalog import read_dataset
 from reproduce.checkpoints import forget_finished
-from reproduce.params import Section, read_experiment, read_section, read_yaml
-from reproduce.sentences import read_tsv
+from reproduce.params import Section, read_section
+from reproduce.sentences import read_about, read_tsv
 from reproduce.stage import UserError, go_offline, run_stage, write_json, write_text
 
 if TYPE_CHECKING:
@@ -38,12 +37,10 @@ def main() -> None:
     arguments = parser.parse_args()
     run = f"{arguments.model}-{arguments.seed}"
     params = read_section("evaluate", Evaluate)
-    held_out = read_yaml(Path("params.yaml"))["selection"]["holdout"]
     model_dir = Path("models/finetuned") / run
     if not (model_dir / "model.safetensors").is_file():
         raise UserError(f"{model_dir} has no model.safetensors. Run `dvc repro finetune@{run}`, or `dvc pull finetune@{run}`.")
-    experiment = read_experiment()
-    dataset = read_dataset(experiment.dataset)
+    dataset = read_about()
     go_offline()
     logits, tokenized_labels, label_names = predict_split(model_dir, arguments.model, "validation", params.batch_size)
     texts, labels = read_tsv(Path("data/raw/validation.tsv"), dataset.label_values, dataset.columns)
@@ -54,8 +51,7 @@ def main() -> None:
     if (Path("data/tokenized") / arguments.model / "validation_mismatched.parquet").is_file():
         others = predict_split(model_dir, arguments.model, "validation_mismatched", params.batch_size)
         metrics["mismatched"] = measure(*others, dataset.metrics)
-    about = {"dataset": experiment.dataset, "split": "held out of train" if held_out else "validation",
-             "model": arguments.model, "seed": arguments.seed}  # fmt: skip
+    about = {"dataset": dataset.dataset, "split": dataset.split, "model": arguments.model, "seed": arguments.seed}
     write_text(Path("predictions") / f"{run}.csv", predictions_csv(texts, dataset.columns, labels, logits))
     write_json(Path("metrics/runs") / f"{run}.json", {**about, **metrics})
     forget_finished(run, model_dir / "model.safetensors")

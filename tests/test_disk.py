@@ -25,7 +25,7 @@ from test_crash import CURVE, FINETUNE, MODEL, PATIENCE, REPRO, RESULTS, content
 RUN = ("--model", "tiny", "--seed", "1")
 MEMORY = 290 * 2**20  # bytes: the training of the wide model takes 365 MB with 48 sentences at a time, 250 with 24, 90 with 12
 STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # arguments, outputs in the order in which they are written
-    "download_dataset": ((), ("data/raw",)),
+    "download_dataset": ((), ("data/raw", "data/dataset.json")),
     "download_tokenizer": (("--model", "tiny"), ("models/tokenizers/tiny",)),
     "download_weights": (("--model", "tiny"), ("models/weights/tiny",)),
     "tokenize": (("--model", "tiny"), ("data/tokenized/tiny",)),

@@ -1,6 +1,7 @@
 """Evaluation: metrics against scikit-learn, logits that do not depend on the batch, files that agree with each other."""
 
 import io
+import json
 import math
 import os
 import re
@@ -200,6 +201,25 @@ def test_a_model_directory_without_weights(copy: Repository, evaluate_here: Call
     assert str(error.value) == (
         "models/finetuned/tiny-1 has no model.safetensors. Run `dvc repro finetune@tiny-1`, or `dvc pull finetune@tiny-1`."
     )
+
+
+def test_what_validation_tsv_is_comes_from_the_download(copy: Repository, evaluate_here: Callable[[], None]) -> None:
+    about = copy.path / "data/dataset.json"
+    facts = copy.json("data/dataset.json")
+    assert facts == {"dataset": "toy", "split": "validation", "columns": ["sentence"], "labels": ["NEGATIVE", "POSITIVE"],
+                     "scale": None, "metrics": ["accuracy", "f1"]}  # fmt: skip
+    about.unlink()
+    with pytest.raises(UserError, match=r"^data/dataset\.json is missing\. Run `dvc repro download_dataset`"):
+        evaluate_here()
+    about.write_text(json.dumps({**facts, "metrics": "f1"}))
+    with pytest.raises(
+        UserError, match=r"^data/dataset\.json is not what download_dataset writes\. Delete it and run `dvc checkout"
+    ):
+        evaluate_here()
+    about.write_text(json.dumps({**facts, "split": "held out of train", "metrics": ["f1"]}))
+    evaluate_here()
+    run = copy.json(RUN)
+    assert (run["split"], run["metric"], "accuracy" in run) == ("held out of train", "f1", False)
 
 
 def test_data_that_were_not_tokenised_are_refused(copy: Repository, evaluate_here: Callable[[], None]) -> None:
