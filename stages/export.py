@@ -311,7 +311,13 @@ def compare(
     import torch
 
     expected, names = predict(source, token_ids, BATCH_SIZE, token_types)
-    forms = {"pytorch": {**scores(expected, labels, names, metrics), "bytes": (source / "model.safetensors").stat().st_size}}
+    forms = {
+        "pytorch": {
+            **scores(expected, labels, names, metrics),
+            "bytes": (source / "model.safetensors").stat().st_size,
+            "logit_standard_deviation": two_digits(expected.std(0).mean().item()),  # what differences are to be seen against
+        }
+    }
     for form, file in FILES.items():
         logits = torch.cat(list(logits_one_by_one(exported / file, token_ids, token_types, form)))
         difference = (logits - expected).abs()
