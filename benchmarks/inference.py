@@ -343,7 +343,7 @@ def picture(points: Sequence[Point]) -> str:
         for point in points:
             model = point.name.split()[0]
             axes.scatter(point.milliseconds, floor if point.accuracy is None else point.accuracy,
-                         s=420 * point.megabytes / largest, marker=MARKERS[model], zorder=3, linewidths=1.4, clip_on=False,
+                         s=330 * point.megabytes / largest, marker=MARKERS[model], zorder=3, linewidths=1.4, clip_on=False,
                          facecolors="none" if point.accuracy is None else COLOURS[model], edgecolors=COLOURS[model],
                          alpha=0.9)  # fmt: skip
         axes.set_yticks([tick for tick in axes.get_yticks() if measured and floor + 1.35 * room <= tick <= top])
@@ -367,7 +367,8 @@ def label(axes: "Axes", points: Sequence[Point], floor: float) -> None:
         place = (point.milliseconds, floor if point.accuracy is None else point.accuracy)
         for height in range(15, 400, 11):
             note = axes.annotate(f"{point.name.split()[1]} {point.megabytes:.0f} MB", place, xytext=(0, height), ha="center",
-                                 textcoords="offset points", fontsize=7.5, color=colour, zorder=4,
+                                 textcoords="offset points", fontsize=7.5, color=colour, zorder=4 - height / 1000,
+                                 bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
                                  arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkB": 3})  # fmt: skip
             box = note.get_window_extent().padded(1)
             text = axes.transData.transform(place)
