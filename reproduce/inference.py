@@ -11,6 +11,7 @@ pickle is opened, no code of the model's directory is run.
 import contextlib
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -224,11 +225,16 @@ def load_torch(file: Path, threads: int) -> "tuple[Runtime, frozenset[str], str]
     try:
         model, info = AutoModelForSequenceClassification.from_pretrained(
             str(file.parent), local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32,
-            output_loading_info=True,
+            output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{file.parent} cannot be loaded: {reason} Pull it again; expected a sequence classifier.") from error
+    for name, found, expected in sorted(info["mismatched_keys"], key=str):
+        raise UserError(
+            f"{file} has {name} of shape {tuple(found)}, {file.with_name('config.json')} asks for {tuple(expected)}: they are of "
+            "different models, for example with other labels. Pull the directory again."
+        )
     if missing := sorted(info["missing_keys"]):
         raise UserError(
             f"{file} has no {missing[0]} (and {len(missing) - 1} more): it is not fine-tuned, or damaged, and would answer at "
@@ -289,11 +295,16 @@ def load_onnx(file: Path, threads: int) -> "tuple[Runtime, frozenset[str], str]"
 def refusal(file: Path, words: str, version: str) -> str:
     """What ONNX Runtime says about a graph that it does not load, with what to do."""
     words = words.strip().splitlines()[0]
-    if "opset" in words.lower() or "IR version" in words:
-        return (
-            f"{file}: ONNX Runtime {version} does not know its opset or format: {words} "
-            "Export the model again with the versions of requirements.txt, or install a newer onnxruntime."
-        )
+    for what, found, known in (
+        ("opset", r"Opset (\d+) is under development", r"till opset (\d+)"),
+        ("format (IR version)", r"model IR version: (\d+)", r"max supported IR version: (\d+)"),
+    ):
+        if (it := re.search(found, words)) and (most := re.search(known, words)):
+            return (
+                f"{file} has {what} {it[1]}; ONNX Runtime {version} knows {most[1]} at most. Export the model again with the "
+                "versions of requirements.txt, or install a newer onnxruntime."
+            )
+    words = re.sub(r"^.*?failed: ?(/onnxruntime_src/.*?\) )?", "", words)  # its own file and function
     return f"{file}: ONNX Runtime {version} cannot load it: {words} Export or pull it again."
 
 

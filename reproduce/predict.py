@@ -79,13 +79,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             windows = iter([[split(text, arguments.pairs, "argument", i) for i, text in enumerate(arguments.sentences, 1)]])
         out = stack.enter_context(written(target))
         bar = stack.enter_context(tqdm(total=total, unit=" sentences", disable=None if source else True))
-        writer = csv.writer(out, lineterminator="\n")
         answer = ["label", "probability"] if model.labels else ["score"]
-        writer.writerow([*(["sentence1", "sentence2"] if arguments.pairs else ["sentence"]), *answer])
+        write_rows(out, [[*(["sentence1", "sentence2"] if arguments.pairs else ["sentence"]), *answer]])
         try:
             for window in windows:
-                writer.writerows(predict_window(model, window, arguments.batch_size, counts, bar.update))
-                out.flush()
+                write_rows(out, predict_window(model, window, arguments.batch_size, counts, bar.update))
         except UserError as error:
             if target:
                 raise UserError(f"{error} {target} was not written.") from error
@@ -96,7 +94,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; argparse's own message and exit code 2 for what it cannot mean."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m reproduce.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("sentences", nargs="*", metavar="SENTENCE", help="sentences, each an argument")
     parser.add_argument("--file", type=Path, help="a file with a sentence a line; -: standard input")
     parser.add_argument(
@@ -274,6 +274,14 @@ def answers(logits: "np.ndarray", labels: Sequence[str]) -> list[list[str]]:
     probabilities = shifted.max(axis=1) / shifted.sum(axis=1)
     guesses = logits.argmax(axis=1).tolist()
     return [[labels[guess], f"{p:.6f}"] for guess, p in zip(guesses, probabilities.tolist(), strict=True)]
+
+
+def write_rows(out: TextIO, rows: Sequence[Sequence[str]]) -> None:
+    """Write CSV and flush it; quoted where it has to be."""
+    minimal, everything = (csv.writer(out, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+    for row in rows:  # before Python 3.13 a lone carriage return is not quoted, and would end the row for a reader
+        (everything if any("\r" in cell for cell in row) else minimal).writerow(row)
+    out.flush()
 
 
 def report(counts: Counts, model: "Model", seconds: float, batch_size: int) -> None:
