@@ -266,7 +266,7 @@ def load_onnx(file: Path, threads: int) -> "tuple[Runtime, frozenset[str], str]"
     except ImportError as error:
         raise UserError(f"{file} needs ONNX Runtime, which is not installed. Run `pip install -r requirements.txt`.") from error
     int8 = "quantized" in file.name or "int8" in file.name
-    if int8 and (warning := check_int8(file, platform.machine(), processor_flags())):
+    if int8 and (warning := check_int8(file, platform.machine(), processor_flags(), has_reduced_range(file.parent))):
         print(f"warning: {warning}", file=sys.stderr)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -318,7 +318,14 @@ def processor_flags() -> frozenset[str] | None:
     return None
 
 
-def check_int8(file: Path, machine: str, flags: frozenset[str] | None) -> str:
+def has_reduced_range(folder: Path) -> bool:
+    """Whether the int8 weights of an exported directory have seven bits, as its ort_config.json says; then no sum saturates."""
+    path = folder / "ort_config.json"
+    quantization = read_json_here(path).get("quantization") if path.is_file() else None
+    return isinstance(quantization, dict) and quantization.get("reduce_range") is True
+
+
+def check_int8(file: Path, machine: str, flags: frozenset[str] | None, reduced_range: bool = False) -> str:
     """A warning (or "") about int8 on this processor.
 
     ONNX Runtime multiplies bytes with AVX2 at least, best with VNNI or AMX, on Arm with the dot product. Without VNNI two
@@ -327,6 +334,7 @@ def check_int8(file: Path, machine: str, flags: frozenset[str] | None) -> str:
     Args:
         machine: as platform.machine() names it.
         flags: as Linux names them; None: unknown, nothing is said.
+        reduced_range: the weights have seven bits, so that no sum saturates.
 
     Raises:
         UserError: the processor has no instructions for it.
@@ -340,7 +348,7 @@ def check_int8(file: Path, machine: str, flags: frozenset[str] | None) -> str:
         return ""
     if not flags & {"avx2", "avx512f"}:
         raise UserError(f"{file} is int8, and this processor has no instructions for it (AVX2 at least, best VNNI). {other}")
-    if not flags & {"avx512_vnni", "avx_vnni", "amx_int8"}:
+    if not flags & {"avx512_vnni", "avx_vnni", "amx_int8"} and not reduced_range:
         return (
             f"{file} is int8, and this processor has AVX2 but no VNNI or AMX: sums of products can saturate, so answers can "
             f"differ from those elsewhere, and int8 may be no faster. {other}"

@@ -536,6 +536,8 @@ def test_what_the_command_line_cannot_mean(run: Predict, exported: Path, capsys:
 def test_processors_that_can_compute_int8(machine: str, flags: set[str] | None, words: str) -> None:
     said = check_int8(Path("m/model_quantized.onnx"), machine, None if flags is None else frozenset(flags))
     assert (words in said) if words else said == ""
+    seven_bits = None if flags is None else frozenset(flags)
+    assert check_int8(Path("m/model_quantized.onnx"), machine, seven_bits, reduced_range=True) == ""
 
 
 @pytest.mark.parametrize(
