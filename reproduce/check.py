@@ -13,6 +13,7 @@ from reproduce.stage import UserError
 from stages.benchmark import Benchmark
 from stages.download_dataset import Selection
 from stages.evaluate import Evaluate
+from stages.export import Export
 from stages.finetune import Finetune, Machine, read_finetune
 from stages.tokenize import Tokenize
 
@@ -22,6 +23,7 @@ SECTIONS: dict[str, type[Section]] = {
     "finetune": Finetune,
     "machine": Machine,
     "evaluate": Evaluate,
+    "export": Export,
     "benchmark": Benchmark,
     "compare": Compare,
 }
