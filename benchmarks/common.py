@@ -77,11 +77,17 @@ def report(name: str, target: str, met: bool, line: str, result: dict[str, Any])
 
 def sst2_train() -> tuple[list[str], list[float], list[str]]:
     """SST-2's train sentences, their labels, and the classes' names; through the catalog, pins checked."""
+    return sst2("train")
+
+
+def sst2(name: str) -> tuple[list[str], list[float], list[str]]:
+    """The same for a split: train or validation."""
     dataset = read_dataset("sst2")
+    split = dataset.splits()[name]
     with TemporaryDirectory() as scratch:
-        fetch("dataset", dataset.sources, {dataset.train.file: dataset.pins()[dataset.train.file]}, Path(scratch))
-        data, _ = canonical_tsv(Path(scratch) / dataset.train.file, dataset.train, dataset, False)
-        tsv = Path(scratch) / "train.tsv"
+        fetch("dataset", dataset.sources, {split.file: dataset.pins()[split.file]}, Path(scratch))
+        data, _ = canonical_tsv(Path(scratch) / split.file, split, dataset, False)
+        tsv = Path(scratch) / f"{name}.tsv"
         tsv.write_bytes(data)
         return *read_tsv(tsv, dataset.label_values, dataset.columns), list(dataset.labels)
 

@@ -24,7 +24,7 @@ from reproduce.catalog import read_dataset, read_model
 from reproduce.inference import check_int8, load_onnx, processor_flags, usable_processors
 from reproduce.params import Section, read_experiment, read_section
 from reproduce.stage import UserError, go_offline, output_directory, read_json, run_stage, write_json, write_text
-from stages.evaluate import Evaluate, measure, predict
+from stages.evaluate import measure, predict
 
 if TYPE_CHECKING:
     import onnx
@@ -38,6 +38,7 @@ FILES = {"onnx": "model.onnx", "optimized": "model_optimized.onnx", "int8": "mod
 # Taken over as they are.
 CARRIED = ("config.json", "tokenizer.json", "tokenizer_config.json")
 OLDEST_OPSET = 18  # that PyTorch's exporter writes
+BATCH_SIZE = 64  # in PyTorch, whose answers do not depend on it
 
 
 class Export(Section):
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--seed", required=True, type=int, help="the seed it was fine-tuned with")
     arguments = parser.parse_args()
     run = f"{arguments.model}-{arguments.seed}"
-    params, batch_size = read_section("export", Export), read_section("evaluate", Evaluate).batch_size
+    params = read_section("export", Export)
     experiment = read_experiment()
     dataset, licence = read_dataset(experiment.dataset), read_model(arguments.model).license
     source, target = Path("models/finetuned") / run, Path("models/exported") / run
@@ -65,7 +66,7 @@ def main() -> None:
     token_ids, token_types, labels = read_tokenized(Path("data/tokenized") / arguments.model / "validation.parquet")
     with output_directory(target) as out:
         inputs = export(source, out, params)
-        forms = compare(source, out, token_ids, token_types, labels, dataset.metrics, batch_size)
+        forms = compare(source, out, token_ids, token_types, labels, dataset.metrics)
         about = {"dataset": experiment.dataset, "model": arguments.model, "seed": arguments.seed, "n": len(labels),
                  "metric": dataset.metrics[0], "opset": params.opset, "inputs": inputs}  # fmt: skip
         write_text(out / "README.md", readme(about, forms, dataset.labels, licence, params))
@@ -87,8 +88,8 @@ def check_source(source: Path, labels: Sequence[str], dataset: str) -> None:
     if (found != list(labels)) if labels else len(found) != 1:
         wanted = ", ".join(labels) or "one output, a number"
         raise UserError(
-            f"{source}/config.json has the labels {', '.join(map(str, found)) or 'none'}, but dataset {dataset} has {wanted}: the "
-            f"model was fine-tuned on something else. {remedy}"
+            f"{source}/config.json has the labels {', '.join(map(str, found)) or 'none'}, but dataset {dataset} has {wanted}: "
+            f"the model was fine-tuned on something else. {remedy}"
         )
 
 
@@ -284,7 +285,7 @@ def save(model: "onnx.ModelProto", path: Path) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep back the libraries' remarks: the exporter's on names of axes, the quantiser's on a preparation that `fuse` has done."""
+    """Keep back the libraries' remarks: on names of axes that are equal, on a preparation that `fuse` has done."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -297,7 +298,7 @@ def quiet() -> Iterator[None]:
 
 def compare(
     source: Path, exported: Path, token_ids: list[list[int]], token_types: list[list[int]] | None, labels: Sequence[float],
-    metrics: Sequence[str], batch_size: int,
+    metrics: Sequence[str],
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Metrics of PyTorch and of each exported form, and how far each form is from PyTorch.
 
@@ -309,8 +310,14 @@ def compare(
     """
     import torch
 
-    expected, names = predict(source, token_ids, batch_size, token_types)
-    forms = {"pytorch": {**scores(expected, labels, names, metrics), "bytes": (source / "model.safetensors").stat().st_size}}
+    expected, names = predict(source, token_ids, BATCH_SIZE, token_types)
+    forms = {
+        "pytorch": {
+            **scores(expected, labels, names, metrics),
+            "bytes": (source / "model.safetensors").stat().st_size,
+            "logit_standard_deviation": two_digits(expected.std(0).mean().item()),  # what differences are to be seen against
+        }
+    }
     for form, file in FILES.items():
         logits = torch.cat(list(logits_one_by_one(exported / file, token_ids, token_types, form)))
         difference = (logits - expected).abs()
@@ -325,8 +332,8 @@ def compare(
             if other and form != "int8":
                 raise UserError(
                     f"{file} gives another label than PyTorch on {len(other)} of {len(labels)} sentences, the first is number "
-                    f"{other[0]} (logits differ by up to {difference.max().item():.2g}): fp32 must agree. Install the versions of "
-                    "requirements.txt and export again; if it stays, report it with this message."
+                    f"{other[0]} (logits differ by up to {difference.max().item():.2g}): fp32 must agree. Install the versions "
+                    "of requirements.txt and export again; if it stays, report it with this message."
                 )
     return forms
 

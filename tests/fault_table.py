@@ -20,7 +20,7 @@ TITLES = {
 }
 # In the pipeline's order; whatever else was broken comes after, by name.
 STAGES = ("download", "download_dataset", "download_dataset, download_tokenizer", "download_tokenizer", "download_weights",
-          "tokenize", "finetune", "evaluate", "card", "benchmark", "compare", "report")  # fmt: skip
+          "tokenize", "finetune", "evaluate", "export", "card", "benchmark", "compare", "report")  # fmt: skip
 
 ABOUT = """# Faults
 

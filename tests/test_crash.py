@@ -215,6 +215,10 @@ STAGES = {
         "os.rename metrics/accuracy.json.partial *", "metrics/accuracy.json.partial",
     ),
     "benchmark": ((), ("metrics/speed.json",), "os.rename metrics/speed.json.partial *", "metrics/speed.json.partial"),
+    "export": (
+        ("--model", "tiny", "--seed", "1"), ("models/exported/tiny-1", "metrics/export/tiny-1.json"),
+        "os.rename metrics/export/tiny-1.json.partial *", "metrics/export/tiny-1.json.partial",
+    ),
     "card": (
         ("--model", "tiny", "--seed", "1"), ("models/finetuned/tiny-1/README.md",),
         "os.rename models/finetuned/tiny-1/README.md.partial *", "models/finetuned/tiny-1/README.md.partial",
@@ -325,6 +329,7 @@ def test_a_trainer_that_is_killed_at_every_point_ends_with_the_same_bytes(copy: 
         "card@tiny-1",
         "compare",
         "evaluate@tiny-1",
+        "export@tiny",
         "finetune@tiny-1",
         "report",
     ]
@@ -379,6 +384,7 @@ def test_ctrl_c_and_then_an_orphan(copy: Repository) -> None:
         "card@tiny-1",
         "compare",
         "evaluate@tiny-1",
+        "export@tiny",
         "finetune@tiny-1",
         "report",
     ]

@@ -30,6 +30,7 @@ STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # arguments, out
     "download_weights": (("--model", "tiny"), ("models/weights/tiny",)),
     "tokenize": (("--model", "tiny"), ("data/tokenized/tiny",)),
     "evaluate": (RUN, ("predictions/tiny-1.csv", "metrics/runs/tiny-1.json")),
+    "export": (RUN, ("models/exported/tiny-1", "metrics/export/tiny-1.json")),
     "card": (RUN, ("models/finetuned/tiny-1/README.md",)),
     "benchmark": ((), ("metrics/speed.json",)),
     "compare": ((), ("report/comparison.md", "plots/accuracy_by_seed.csv", "metrics/claims.json", "metrics/accuracy.json")),
@@ -193,6 +194,7 @@ def test_a_disk_that_is_full_when_dvc_takes_the_model_into_its_cache(disk: Small
         "card@tiny-1",
         "compare",
         "evaluate@tiny-1",
+        "export@tiny",
         "finetune@tiny-1",
         "report",
     ]

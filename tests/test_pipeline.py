@@ -15,7 +15,7 @@ from conftest import ROOT, Repository, load_yaml
 
 ALL = [
     "download_dataset", "download_tokenizer@tiny", "download_weights@tiny", "tokenize@tiny", "finetune@tiny-1", "evaluate@tiny-1",
-    "card@tiny-1", "benchmark", "compare", "report",
+    "export@tiny", "card@tiny-1", "benchmark", "compare", "report",
 ]  # fmt: skip
 
 
@@ -31,6 +31,7 @@ def test_the_first_repro_runs_every_stage_and_git_sees_only_results(finished: Re
         "environment/tiny-1.json",
         "metrics/accuracy.json",
         "metrics/claims.json",
+        "metrics/export/tiny-1.json",
         "metrics/runs/tiny-1.json",
         "metrics/speed.json",
     ]
@@ -111,7 +112,7 @@ def test_an_override_touches_its_model_alone(copy: Repository) -> None:
     settings = ("-S", "+overrides.tiny.epochs=1", "-S", "+overrides.tiny.learning_rate=0.00003")
     done = copy.run("dvc", "exp", "run", "--temp", "-n", "low", *settings)
     ran = re.findall(r"Running stage '([^']+)'", done.stdout)
-    assert sorted(ran) == ["card@tiny-1", "compare", "evaluate@tiny-1", "finetune@tiny-1", "report"]
+    assert sorted(ran) == ["card@tiny-1", "compare", "evaluate@tiny-1", "export@tiny", "finetune@tiny-1", "report"]
     ref = copy.run("git", "for-each-ref", "refs/exps/*/*/low", "--format=%(refname)").stdout.strip()
     assert json.loads(copy.run("git", "show", f"{ref}:environment/tiny-1.json").stdout)["steps"] == 12
     text = copy.run("git", "show", f"{ref}:params.yaml").stdout

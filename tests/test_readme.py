@@ -223,7 +223,7 @@ def test_a_model_is_added_as_shown(copy: Repository, tiny_model: Path, tmp_path:
             ran = re.findall(r"Running stage '([^']+)'", shell(copy, command))
     assert set(ran) == {
         *(f"{stage}@small" for stage in ("download_tokenizer", "download_weights", "tokenize")),
-        "finetune@small-1", "evaluate@small-1", "card@small-1", "benchmark", "compare", "report",
+        "finetune@small-1", "evaluate@small-1", "export@small", "card@small-1", "benchmark", "compare", "report",
     }  # fmt: skip
     assert (copy.path / "models/weights/small/model.safetensors").read_bytes() == (tiny_model / "model.safetensors").read_bytes()
     assert copy.json("metrics/accuracy.json")["models"]["small"]["seeds_run"] == 1

@@ -44,7 +44,7 @@ def test_what_is_imported_is_required() -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_help_is_quick_because_nothing_heavy_is_imported(stage: str) -> None:
-    heavy = "torch, transformers, datasets, evaluate, pandas, pyarrow, numpy, huggingface_hub, dvclive, scipy, matplotlib, jinja2"
+    heavy = "torch, transformers, datasets, evaluate, pandas, pyarrow, numpy, huggingface_hub, dvclive, scipy, matplotlib, jinja2, onnx, onnxruntime"
     code = (
         f"import runpy, sys\nsys.argv = ['x', '--help']\n"
         f"try: runpy.run_module('stages.{stage}', run_name='__main__')\n"
