@@ -56,6 +56,8 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "make remote URL=https://host/folder": Elsewhere("tests/test_remotes.py", "serving", "http://127.0.0.1"),
     "make push": Run("0 damaged"),
     "dvc pull finetune@minilm-1 card@minilm-1": Run("up to date"),
+    'python -m reproduce.predict "a gripping film"': Run(r"a gripping film,(POSITIVE|NEGATIVE),0\."),
+    "python -m reproduce.predict --file sentences.txt --output predictions.csv": Elsewhere("tests/test_predict.py", "test_the_progress_bar_is_for_terminals", '"--file", str(tmp_path / "s.txt"), "--output"'),
     "gto register minilm --version v1.0.0": Elsewhere("tests/test_artifacts.py", "test_register_push_and_download_by_version", '"gto", "register", "tiny", "--version", "v1.0.0"'),
     "gto assign minilm --version v1.0.0 --stage prod": Elsewhere("tests/test_artifacts.py", "test_register_push_and_download_by_version", '"gto", "assign", "tiny", "--version", "v1.0.0", "--stage", "prod"'),
     "make push && git push --tags": Elsewhere("tests/test_artifacts.py", "test_register_push_and_download_by_version", '"git", "push", "-q", "--tags"'),
