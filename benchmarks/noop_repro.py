@@ -28,7 +28,7 @@ STUB = '''"""Stands in for a stage: creates its outputs."""
 import json, os, pathlib
 stage = os.environ["DVC_STAGE"]
 for out in json.loads(pathlib.Path("outputs.json").read_text())[stage]:
-    names = [out] if "." in out else [f"{out}/{name}" for name in ("train.tsv", "validation.tsv", "test.tsv")]
+    names = [out] if "." in out else [f"{out}/{name}" for name in ("train.tsv", "validation.tsv", "validation.parquet")]
     for name in names:
         pathlib.Path(name).parent.mkdir(parents=True, exist_ok=True)
         pathlib.Path(name).write_text(f"{stage} {name}".ljust(SIZE if out is not name else 0))

@@ -412,7 +412,7 @@ def summary(turns: Sequence[dict[str, float]]) -> dict[str, Any]:
 
 def turn_ratio(first: dict[str, Any], second: dict[str, Any], what: str) -> float:
     """The median over turns of first / second: a turn that the machine disturbed is one of several."""
-    return round(statistics.median(a / b for a, b in zip(first[what]["values"], second[what]["values"], strict=True)), 3)
+    return round(float(statistics.median(a / b for a, b in zip(first[what]["values"], second[what]["values"], strict=True))), 3)
 
 
 def profile_table(turns: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -108,8 +108,8 @@ def card_text(run: dict[str, Any], environment: dict[str, Any], dataset: Dataset
     return f"""# {name} fine-tuned on {data}, seed {run["seed"]}
 
 The pretrained encoder `{name}` ({_place(model.sources)}) with a new head, fine-tuned on `{data}` by a DVC pipeline that
-reproduces the DistilBERT article ([arXiv:1910.01108](https://arxiv.org/abs/1910.01108)). Seed {run["seed"]}
-was not chosen by its score: it is the experiment's first.
+reproduces the DistilBERT article ([arXiv:1910.01108](https://arxiv.org/abs/1910.01108)). Seeds are
+fixed before the training: {run["seed"]} was not chosen by its score.
 
 ```python
 from transformers import pipeline

@@ -57,7 +57,7 @@ def test_how_often_to_save_is_no_hyperparameter(copy: Repository) -> None:
 def test_a_new_seed_runs_one_finetune_and_one_evaluate(copy: Repository) -> None:
     before = (copy.path / "models/finetuned/tiny-1/model.safetensors").read_bytes()
     copy.edit("params.yaml", lambda p: p.update(seeds=[1, 2]))
-    assert sorted(copy.repro()) == ["compare", "evaluate@tiny-2", "finetune@tiny-2", "report"]  # the card is the first seed's
+    assert sorted(copy.repro()) == ["card@tiny-2", "compare", "evaluate@tiny-2", "finetune@tiny-2", "report"]
     accuracy = copy.json("metrics/accuracy.json")["models"]["tiny"]
     assert accuracy["seeds_run"] == 2 and set(accuracy["by_seed"]) == {"1", "2"}
     after = (copy.path / "models/finetuned/tiny-2/model.safetensors").read_bytes()
