@@ -117,7 +117,7 @@ def test_times_and_commits_are_not_read() -> None:
 
 
 def test_the_card_is_honest_about_seed_and_data() -> None:
-    assert "Seed 2\nwas not chosen by its score" in text()
+    assert "2 was not chosen by its score" in text()
     pocket = text({**RUN, "dataset": "pocket"}, dataset("pocket"))
     assert "1,600 examples to train on" in pocket and "2,000 sentences about films" in pocket and "It is no benchmark" in pocket
     assert "test set" not in pocket and "No score on the test set" in text()
