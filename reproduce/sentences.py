@@ -18,7 +18,8 @@ class About(Section):
     """data/dataset.json: what data/raw holds, in the words of catalog.yaml and params.yaml."""
 
     dataset: str
-    split: str  # what validation.tsv is: "validation", or "held out of train"
+    splits: tuple[str, ...]  # a TSV file each
+    validation: str  # what validation.tsv is: "validation", or "held out of train"
     columns: tuple[str, ...]
     labels: tuple[str, ...]
     scale: tuple[float, float] | None

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from reproduce.catalog import read_dataset
 from reproduce.environment import describe
 from reproduce.params import PARAMS, Section, read_experiment, read_section, read_yaml
-from reproduce.sentences import read_tsv
+from reproduce.sentences import read_about, read_tsv
 from reproduce.stage import UserError, go_offline, run_stage, write_json
 
 if TYPE_CHECKING:
@@ -41,15 +40,14 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     params = read_section("benchmark", Benchmark)
     teacher = read_yaml(PARAMS)["compare"]["teacher"]
-    experiment = read_experiment()
-    names = experiment.models
+    names = read_experiment().models
     go_offline()
     import torch
     from transformers import AutoTokenizer
 
     if params.threads:
         torch.set_num_threads(params.threads)
-    about = read_dataset(experiment.dataset)
+    about = read_about()
     sentences, _ = read_tsv(Path("data/raw/validation.tsv"), about.label_values, about.columns)
     models, inputs, results = {}, {}, {}
     for name in names:

@@ -55,7 +55,8 @@ def main() -> None:
             sizes.pop("validation_mismatched", None)
             sizes |= {"train": len(kept[0]), "validation": len(held_out[0])}
     about = dataset.model_dump(include={"columns", "labels", "scale", "metrics"})
-    write_json(ABOUT, {"dataset": name, "split": "held out of train" if selection.holdout else "validation", **about})
+    validation = "held out of train" if selection.holdout else "validation"
+    write_json(ABOUT, {"dataset": name, "splits": list(sizes), "validation": validation, **about})
     held = ", validation held out of train (selection.holdout)" if selection.holdout else ""
     print(f"{RAW}: {name}, " + ", ".join(f"{split} {n:,}" for split, n in sizes.items()) + " sentences" + held)
 

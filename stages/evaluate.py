@@ -51,7 +51,7 @@ def main() -> None:
     if (Path("data/tokenized") / arguments.model / "validation_mismatched.parquet").is_file():
         others = predict_split(model_dir, arguments.model, "validation_mismatched", params.batch_size)
         metrics["mismatched"] = measure(*others, dataset.metrics)
-    about = {"dataset": dataset.dataset, "split": dataset.split, "model": arguments.model, "seed": arguments.seed}
+    about = {"dataset": dataset.dataset, "split": dataset.validation, "model": arguments.model, "seed": arguments.seed}
     write_text(Path("predictions") / f"{run}.csv", predictions_csv(texts, dataset.columns, labels, logits))
     write_json(Path("metrics/runs") / f"{run}.json", {**about, **metrics})
     forget_finished(run, model_dir / "model.safetensors")

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from reproduce.catalog import SPLITS, read_dataset
-from reproduce.params import Section, read_experiment, read_section
-from reproduce.sentences import read_tsv
+from reproduce.params import Section, read_section
+from reproduce.sentences import read_about, read_tsv
 from reproduce.stage import UserError, go_offline, output_directory, read_json, run_stage, write_json
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="a name from catalog.yaml")
     model = parser.parse_args().model
     params = read_section("tokenize", Tokenize)
-    about = read_dataset(read_experiment().dataset)
+    about = read_about()
     go_offline()
     directory = Path("models/tokenizers") / model
     tokenizer = load_tokenizer(directory)
@@ -42,9 +41,7 @@ def main() -> None:
     token_types = read_json(directory / "config.json", "Run `dvc repro download_tokenizer`.").get("type_vocab_size", 0) > 1
     summary = {}
     with output_directory(Path("data/tokenized") / model) as out:
-        for split in SPLITS:
-            if split not in ("train", "validation") and not (RAW / f"{split}.tsv").exists():
-                continue  # not every dataset has it
+        for split in about.splits:
             hidden = split.startswith("test")
             texts, labels = read_tsv(RAW / f"{split}.tsv", None if hidden else about.label_values, about.columns)
             dataset = tokenize_split(tokenizer, texts, labels, about.labels, params.max_length, token_types)

@@ -644,4 +644,4 @@ def test_the_stage_puts_held_out_sentences_in_the_place_of_the_validation_set(re
     raw, toy = repository.path / "data/raw", repository.path / "data/toy"
     train, held = read_tsv(raw / "train.tsv", 2), read_tsv(raw / "validation.tsv", 2)
     assert (train, held) == hold_out(*read_tsv(toy / "train.tsv", 2), Selection(holdout=20, train=40))
-    assert repository.json("data/dataset.json")["split"] == "held out of train"
+    assert repository.json("data/dataset.json")["validation"] == "held out of train"

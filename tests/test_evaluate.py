@@ -206,8 +206,8 @@ def test_a_model_directory_without_weights(copy: Repository, evaluate_here: Call
 def test_what_validation_tsv_is_comes_from_the_download(copy: Repository, evaluate_here: Callable[[], None]) -> None:
     about = copy.path / "data/dataset.json"
     facts = copy.json("data/dataset.json")
-    assert facts == {"dataset": "toy", "split": "validation", "columns": ["sentence"], "labels": ["NEGATIVE", "POSITIVE"],
-                     "scale": None, "metrics": ["accuracy", "f1"]}  # fmt: skip
+    assert facts == {"dataset": "toy", "splits": ["train", "validation"], "validation": "validation", "columns": ["sentence"],
+                     "labels": ["NEGATIVE", "POSITIVE"], "scale": None, "metrics": ["accuracy", "f1"]}  # fmt: skip
     about.unlink()
     with pytest.raises(UserError, match=r"^data/dataset\.json is missing\. Run `dvc repro download_dataset`"):
         evaluate_here()
@@ -216,7 +216,7 @@ def test_what_validation_tsv_is_comes_from_the_download(copy: Repository, evalua
         UserError, match=r"^data/dataset\.json is not what download_dataset writes\. Delete it and run `dvc checkout"
     ):
         evaluate_here()
-    about.write_text(json.dumps({**facts, "split": "held out of train", "metrics": ["f1"]}))
+    about.write_text(json.dumps({**facts, "validation": "held out of train", "metrics": ["f1"]}))
     evaluate_here()
     run = copy.json(RUN)
     assert (run["split"], run["metric"], "accuracy" in run) == ("held out of train", "f1", False)

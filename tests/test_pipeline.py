@@ -77,7 +77,7 @@ def test_another_headline_evaluates_again_and_trains_nothing(copy: Repository) -
     copy.edit("catalog.yaml", lambda c: c["datasets"]["toy"].update(metrics=["f1", "accuracy"]))
     old = raw.read_bytes()
     ran = copy.repro("evaluate@tiny-1")
-    assert (ran, raw.read_bytes()) == (["download_dataset", "evaluate@tiny-1"], old)
+    assert (ran, raw.read_bytes()) == (["download_dataset", "tokenize@tiny", "evaluate@tiny-1"], old)
     assert copy.json("data/dataset.json") == {**before, "metrics": ["f1", "accuracy"]}
     assert copy.json("metrics/runs/tiny-1.json")["metric"] == "f1"
 
