@@ -120,7 +120,8 @@ def load(place: Path, max_length: int | None = None, threads: int = 0) -> Model:
     config = read_json_here(folder / "config.json")
     names = label_names(config, folder / "config.json")
     tokenizer, longest = load_tokenizer(folder, config, max_length)
-    threads = threads or int(os.environ.get("OMP_NUM_THREADS", "0")) or usable_processors()
+    asked = os.environ.get("OMP_NUM_THREADS", "")  # may be a list, of nested levels
+    threads = threads or int(asked if asked.isdecimal() else 0) or usable_processors()
     runtime, inputs, about = (load_onnx if file.suffix == ".onnx" else load_torch)(file, threads)
     pad_id = config.get("pad_token_id") or 0
     model = Model(names if len(names) > 1 else (), longest, f"{file}: {about}", tokenizer, inputs, pad_id, runtime)

@@ -135,8 +135,8 @@ def default_model() -> Path:
     for folder, files in (("finetuned", "model.safetensors"), ("exported", "*.onnx")):
         found = sorted({path.parent for path in (Path("models") / folder).glob(f"*/{files}")})
         if found:
-            which = "the only one" if len(found) == 1 else f"the first of {len(found)}; --model names another"
-            print(f"model {found[0]}: {which} under models/{folder}", file=sys.stderr)
+            which = "the only one" if len(found) == 1 else f"the first of {len(found)}"
+            print(f"model {found[0]}: {which} under models/{folder}; --model names another", file=sys.stderr)
             return found[0]
     raise UserError(
         "no model under models/finetuned or models/exported. Name one with --model, or get one: `dvc pull finetune@minilm-1` "

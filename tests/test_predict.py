@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from conftest import ROOT, environment, pocket_lines
 from reproduce import predict
-from reproduce.inference import MOST_CHARACTERS, check_int8, load
+from reproduce.inference import MOST_CHARACTERS, check_int8, has_reduced_range, load
 from reproduce.predict import WINDOW_LINES, answers
 from reproduce.stage import UserError
 
@@ -227,7 +227,7 @@ def test_the_model_that_is_taken_by_default(run: Predict, fine: Path, tmp_path: 
     for name in ("b-2", "a-1"):
         shutil.copytree(fine, tmp_path / "models/finetuned" / name)
     code, _, err = run("fine")
-    assert code == 0 and "model models/finetuned/a-1: the first of 2; --model names another under models/finetuned" in err
+    assert code == 0 and "model models/finetuned/a-1: the first of 2 under models/finetuned; --model names another" in err
 
 
 # ------------------------------------------------------------------------------------------------------- the lines
@@ -534,10 +534,10 @@ def test_what_the_command_line_cannot_mean(run: Predict, exported: Path, capsys:
     ],
 )
 def test_processors_that_can_compute_int8(machine: str, flags: set[str] | None, words: str) -> None:
-    said = check_int8(Path("m/model_quantized.onnx"), machine, None if flags is None else frozenset(flags))
+    file, known = Path("m/model_quantized.onnx"), None if flags is None else frozenset(flags)
+    said = check_int8(file, machine, known)
     assert (words in said) if words else said == ""
-    seven_bits = None if flags is None else frozenset(flags)
-    assert check_int8(Path("m/model_quantized.onnx"), machine, seven_bits, reduced_range=True) == ""
+    assert check_int8(file, machine, known, reduced_range=True) == ""
 
 
 @pytest.mark.parametrize(
@@ -548,3 +548,10 @@ def test_processors_that_cannot_compute_int8(machine: str, flags: set[str], word
     with pytest.raises(UserError, match=r"Use m/model_optimized\.onnx, which is fp32") as error:
         check_int8(Path("m/model_quantized.onnx"), machine, frozenset(flags))
     assert words in str(error.value)
+
+
+def test_an_exported_directory_says_how_many_bits_its_weights_have(tmp_path: Path) -> None:
+    assert not has_reduced_range(tmp_path)
+    for reduced in (True, False):
+        (tmp_path / "ort_config.json").write_text(json.dumps({"quantization": {"reduce_range": reduced}}))
+        assert has_reduced_range(tmp_path) is reduced
