@@ -11,6 +11,7 @@ pickle is opened, no code of the model's directory is run.
 import contextlib
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -224,11 +225,16 @@ def load_torch(file: Path, threads: int) -> "tuple[Runtime, frozenset[str], str]
     try:
         model, info = AutoModelForSequenceClassification.from_pretrained(
             str(file.parent), local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32,
-            output_loading_info=True,
+            output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{file.parent} cannot be loaded: {reason} Pull it again; expected a sequence classifier.") from error
+    for name, found, expected in sorted(info["mismatched_keys"], key=str):
+        raise UserError(
+            f"{file} has {name} of shape {tuple(found)}, {file.with_name('config.json')} asks for {tuple(expected)}: they are of "
+            "different models, for example with other labels. Pull the directory again."
+        )
     if missing := sorted(info["missing_keys"]):
         raise UserError(
             f"{file} has no {missing[0]} (and {len(missing) - 1} more): it is not fine-tuned, or damaged, and would answer at "
@@ -260,7 +266,7 @@ def load_onnx(file: Path, threads: int) -> "tuple[Runtime, frozenset[str], str]"
     except ImportError as error:
         raise UserError(f"{file} needs ONNX Runtime, which is not installed. Run `pip install -r requirements.txt`.") from error
     int8 = "quantized" in file.name or "int8" in file.name
-    if int8 and (warning := check_int8(file, platform.machine(), processor_flags())):
+    if int8 and (warning := check_int8(file, platform.machine(), processor_flags(), has_reduced_range(file.parent))):
         print(f"warning: {warning}", file=sys.stderr)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -289,11 +295,16 @@ def load_onnx(file: Path, threads: int) -> "tuple[Runtime, frozenset[str], str]"
 def refusal(file: Path, words: str, version: str) -> str:
     """What ONNX Runtime says about a graph that it does not load, with what to do."""
     words = words.strip().splitlines()[0]
-    if "opset" in words.lower() or "IR version" in words:
-        return (
-            f"{file}: ONNX Runtime {version} does not know its opset or format: {words} "
-            "Export the model again with the versions of requirements.txt, or install a newer onnxruntime."
-        )
+    for what, found, known in (
+        ("opset", r"Opset (\d+) is under development", r"till opset (\d+)"),
+        ("format (IR version)", r"model IR version: (\d+)", r"max supported IR version: (\d+)"),
+    ):
+        if (it := re.search(found, words)) and (most := re.search(known, words)):
+            return (
+                f"{file} has {what} {it[1]}; ONNX Runtime {version} knows {most[1]} at most. Export the model again with the "
+                "versions of requirements.txt, or install a newer onnxruntime."
+            )
+    words = re.sub(r"^.*?failed: ?(/onnxruntime_src/.*?\) )?", "", words)  # its own file and function
     return f"{file}: ONNX Runtime {version} cannot load it: {words} Export or pull it again."
 
 
@@ -307,7 +318,14 @@ def processor_flags() -> frozenset[str] | None:
     return None
 
 
-def check_int8(file: Path, machine: str, flags: frozenset[str] | None) -> str:
+def has_reduced_range(folder: Path) -> bool:
+    """Whether the int8 weights of an exported directory have seven bits, as its ort_config.json says; then no sum saturates."""
+    path = folder / "ort_config.json"
+    quantization = read_json_here(path).get("quantization") if path.is_file() else None
+    return isinstance(quantization, dict) and quantization.get("reduce_range") is True
+
+
+def check_int8(file: Path, machine: str, flags: frozenset[str] | None, reduced_range: bool = False) -> str:
     """A warning (or "") about int8 on this processor.
 
     ONNX Runtime multiplies bytes with AVX2 at least, best with VNNI or AMX, on Arm with the dot product. Without VNNI two
@@ -316,6 +334,7 @@ def check_int8(file: Path, machine: str, flags: frozenset[str] | None) -> str:
     Args:
         machine: as platform.machine() names it.
         flags: as Linux names them; None: unknown, nothing is said.
+        reduced_range: the weights have seven bits, so that no sum saturates.
 
     Raises:
         UserError: the processor has no instructions for it.
@@ -329,7 +348,7 @@ def check_int8(file: Path, machine: str, flags: frozenset[str] | None) -> str:
         return ""
     if not flags & {"avx2", "avx512f"}:
         raise UserError(f"{file} is int8, and this processor has no instructions for it (AVX2 at least, best VNNI). {other}")
-    if not flags & {"avx512_vnni", "avx_vnni", "amx_int8"}:
+    if not flags & {"avx512_vnni", "avx_vnni", "amx_int8"} and not reduced_range:
         return (
             f"{file} is int8, and this processor has AVX2 but no VNNI or AMX: sums of products can saturate, so answers can "
             f"differ from those elsewhere, and int8 may be no faster. {other}"

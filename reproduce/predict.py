@@ -58,45 +58,54 @@ class Counts:
 def main(argv: Sequence[str] | None = None) -> None:
     """Predict what the command line says."""
     arguments = parse(argv)
-    source, target = arguments.file, arguments.output
-    target = None if str(target) == "-" else target
-    total = check_source(source, arguments.pairs) if source else len(arguments.sentences)
-    if target:
-        check_target(target, source)
+    total = check_source(arguments.file, arguments.pairs) if arguments.file else len(arguments.sentences)
+    if arguments.output:
+        check_target(arguments.output, arguments.file)
     place = arguments.model or default_model()
     go_offline()
-    from tqdm import tqdm
-
     from reproduce.inference import load
 
     model = load(place, arguments.max_length, arguments.threads)
-    counts = Counts()
     started = time.perf_counter()
+    counts = answer_all(model, arguments, total)
+    report(counts, model, time.perf_counter() - started, arguments.batch_size)
+
+
+def answer_all(model: "Model", arguments: argparse.Namespace, total: int | None) -> Counts:
+    """Read, predict and write everything, one window after the other.
+
+    Args:
+        arguments: of `parse`.
+        total: lines, for the progress bar; None: unknown.
+    """
+    from tqdm import tqdm
+
+    source, target, pairs = arguments.file, arguments.output, arguments.pairs
+    counts = Counts()
     with contextlib.ExitStack() as stack:
         if source:
-            windows = read_windows(stack.enter_context(opened(source)), name_of(source), arguments.pairs)
+            windows = read_windows(stack.enter_context(opened(source)), name_of(source), pairs)
         else:
-            windows = iter([[split(text, arguments.pairs, "argument", i) for i, text in enumerate(arguments.sentences, 1)]])
+            windows = iter([[split(text, pairs, "sentence", i) for i, text in enumerate(arguments.sentences, 1)]])
         out = stack.enter_context(written(target))
         bar = stack.enter_context(tqdm(total=total, unit=" sentences", disable=None if source else True))
-        writer = csv.writer(out, lineterminator="\n")
         answer = ["label", "probability"] if model.labels else ["score"]
-        writer.writerow([*(["sentence1", "sentence2"] if arguments.pairs else ["sentence"]), *answer])
+        write_rows(out, [[*(["sentence1", "sentence2"] if pairs else ["sentence"]), *answer]])
         try:
             for window in windows:
-                writer.writerows(predict_window(model, window, arguments.batch_size, counts, bar.update))
-                out.flush()
+                write_rows(out, predict_window(model, window, arguments.batch_size, counts, bar.update))
         except UserError as error:
             if target:
                 raise UserError(f"{error} {target} was not written.") from error
             raise UserError(f"{error} What was before it, {counts.lines:,} line(s), is written.") from error
-    seconds = time.perf_counter() - started
-    report(counts, model, seconds, arguments.batch_size)
+    return counts
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; argparse's own message and exit code 2 for what it cannot mean."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m reproduce.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("sentences", nargs="*", metavar="SENTENCE", help="sentences, each an argument")
     parser.add_argument("--file", type=Path, help="a file with a sentence a line; -: standard input")
     parser.add_argument(
@@ -111,6 +120,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if bool(arguments.sentences) == bool(arguments.file):
         parser.error("give sentences, or --file with a file of them (- is standard input)")
+    if str(arguments.output) == "-":
+        arguments.output = None
     if arguments.batch_size < 1 or arguments.threads < 0:
         parser.error("--batch-size must be at least 1, --threads at least 0")
     for number, sentence in enumerate(arguments.sentences, 1):
@@ -274,6 +285,14 @@ def answers(logits: "np.ndarray", labels: Sequence[str]) -> list[list[str]]:
     probabilities = shifted.max(axis=1) / shifted.sum(axis=1)
     guesses = logits.argmax(axis=1).tolist()
     return [[labels[guess], f"{p:.6f}"] for guess, p in zip(guesses, probabilities.tolist(), strict=True)]
+
+
+def write_rows(out: TextIO, rows: Sequence[Sequence[str]]) -> None:
+    """Write CSV and flush it; quoted where it has to be."""
+    minimal, everything = (csv.writer(out, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+    for row in rows:  # before Python 3.13 a lone carriage return is not quoted, and would end the row for a reader
+        (everything if any("\r" in cell for cell in row) else minimal).writerow(row)
+    out.flush()
 
 
 def report(counts: Counts, model: "Model", seconds: float, batch_size: int) -> None:
