@@ -70,10 +70,12 @@ def main() -> None:
         singles: dict[str, list[Batch]] = {}
         batches: dict[str, list[Batch]] = {}
         for model, folder in folders.items():
-            fine_tuned = prepare(model, directories[model], folder)
-            coded = tokenize_split(load_tokenizer(folder), sentences, labels, names, 128).data.column("input_ids").to_pylist()
-            types = "token_type_ids" in export(folder, folder, read_section("export", Export))
-            found |= agreement(model, compare(folder, folder, coded, None, labels, ["accuracy"]), fine_tuned)
+            source, exported = folder / "source", folder / "exported"
+            fine_tuned = prepare(model, directories[model], source)
+            coded = tokenize_split(load_tokenizer(source), sentences, labels, names, 128).data.column("input_ids").to_pylist()
+            exported.mkdir()
+            types = "token_type_ids" in export(source, exported, read_section("export", Export))
+            found |= agreement(model, compare(source, exported, coded, None, labels, ["accuracy"]), fine_tuned)
             sample = coded[::EVERY]
             singles[model] = [collate([ids], types) for ids in sample]
             by_length = sorted(sample, key=len)
@@ -128,14 +130,14 @@ def agreement(model: str, forms: Mapping[str, Mapping[str, Any]], fine_tuned: bo
 
 
 def load(folder: Path, form: str) -> "Forward":
-    """One form as a function from a batch to logits."""
+    """One form of the model in `folder` (source/, exported/) as a function from a batch to logits."""
     if form == "eager":
         import torch
         from transformers import AutoModelForSequenceClassification
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        model = AutoModelForSequenceClassification.from_pretrained(str(folder), dtype=torch.float32).eval()
+        model = AutoModelForSequenceClassification.from_pretrained(str(folder / "source"), dtype=torch.float32).eval()
 
         def eager(batch: "Batch") -> "np.ndarray":
             with torch.inference_mode():
@@ -148,7 +150,7 @@ def load(folder: Path, form: str) -> "Forward":
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads()
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(str(folder / FILES[form]), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(folder / "exported" / FILES[form]), options, providers=["CPUExecutionProvider"])
     return lambda batch: session.run(["logits"], batch)[0]  # type: ignore[no-any-return]
 
 

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import logging
 import platform
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,7 +62,7 @@ def main() -> None:
     dataset, licence = read_dataset(experiment.dataset), read_model(arguments.model).license
     source, target = Path("models/finetuned") / run, Path("models/exported") / run
     check_source(source, dataset.labels, experiment.dataset)
-    check_runtime(params.opset, target)
+    check_runtime(params, target)
     go_offline()
     token_ids, token_types, labels = read_tokenized(Path("data/tokenized") / arguments.model / "validation.parquet")
     with output_directory(target) as out:
@@ -93,26 +94,27 @@ def check_source(source: Path, labels: Sequence[str], dataset: str) -> None:
         )
 
 
-def check_runtime(opset: int, target: Path) -> None:
-    """`UserError` if ONNX Runtime here does not know `opset`, or this processor cannot multiply bytes."""
+def check_runtime(params: Export, target: Path) -> None:
+    """`UserError` if ONNX Runtime here does not know the opset, or this processor cannot multiply bytes."""
     import onnxruntime
     from onnx import TensorProto, helper
 
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "probe", [value], [result])
-    probe = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    probe = helper.make_model(graph, opset_imports=[helper.make_opsetid("", params.opset)], ir_version=10)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
         onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common class of their own
-        reason = str(error).strip().splitlines()[0].split(" : ")[-1]
+        most = re.search(r"till opset (\d+)", str(error))
+        known = f"knows {OLDEST_OPSET} to {most[1]}" if most else f"does not know it ({error})"
         raise UserError(
-            f"params.yaml: export.opset {opset}: ONNX Runtime {onnxruntime.__version__} does not know it ({reason}) "
-            "Choose a lower one; 20 is what this project is tested with."
+            f"params.yaml: export.opset {params.opset}: ONNX Runtime {onnxruntime.__version__} {known}. Choose one of these; 20 "
+            "is what this project is tested with."
         ) from error
-    if warning := check_int8(target / FILES["int8"], platform.machine(), processor_flags()):
+    if warning := check_int8(target / FILES["int8"], platform.machine(), processor_flags(), params.reduce_range):
         print(f"warning: {warning} export.reduce_range in params.yaml avoids that.")
 
 
@@ -231,6 +233,11 @@ def trace(model: "PreTrainedModel", opset: int) -> "tuple[onnx.ModelProto, onnx.
     )  # fmt: skip
     assert program is not None
     traced = program.model_proto
+    if (found := next(entry.version for entry in traced.opset_import if not entry.domain)) != opset:
+        raise UserError(
+            f"params.yaml: export.opset {opset}: PyTorch's exporter {torch.__version__} left the graph at {found}. Choose a "
+            "lower one; 20 is what this project is tested with."
+        )
     program.optimize()
     return traced, program.model_proto
 
