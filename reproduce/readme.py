@@ -54,6 +54,10 @@ PORTUGUESE = {
     "validation": "validação",
     "held out of train": "parte separada do treino",
     "Open in Colab": "Abrir no Colab",
+    "form": "forma",
+    "score": "resultado (x 100)",
+    "other labels than PyTorch": "rótulos diferentes do PyTorch",
+    "largest difference of a logit": "maior diferença de um logit",
     "benchmark": "medição",
     "result": "resultado",
     "target": "meta",
@@ -74,6 +78,10 @@ SENTENCES = {
         "pt": "Tamanho e velocidade ({cpu}, {threads} threads, fp32, lote de tamanho 1, {n} frases por passada, os modelos "
         "alternando-se a cada frase). Parâmetros sem a cabeça de classificação, como o artigo os conta; os segundos do artigo "
         "são de outro processador e outro conjunto de dados, por isso só a razão se compara:",
+    },
+    "exported": {
+        "en": "Exported for ONNX Runtime (opset and inputs are in `metrics/export/`), on the same validation sentences:",
+        "pt": "Exportados para o ONNX Runtime (opset e entradas estão em `metrics/export/`), nas mesmas frases de validação:",
     },
     "trainings": {
         "en": "What the trainings ran on (memory: of the GPU, or on a CPU of the process):",
@@ -142,7 +150,7 @@ def filled(text: str, path: Path, say: Language) -> str:
 
 def results(say: Language) -> str:
     """Verdicts, scores, size and speed, and what the trainings ran on."""
-    parts = [claims(say), scores(say), speed(say), trainings(say)]
+    parts = [claims(say), scores(say), speed(say), exported(say), trainings(say)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -208,6 +216,25 @@ def speed(say: Language) -> str:
     machine = speed["environment"]
     head = say.sentence("speed", cpu=machine["cpu"], threads=machine["threads"], n=speed["sentences"])
     return f"{head}\n\n{table(rows)}"
+
+
+def exported(say: Language) -> str:
+    """Size and score of each exported form, and how far it is from PyTorch; nothing where nothing was exported."""
+    heads = ("model", "form", "MB on disk", "score", "other labels than PyTorch", "largest difference of a logit")
+    rows = [[say(head) for head in heads]]
+    for path in sorted(Path("metrics/export").glob("*.json")):
+        found = read(path)
+        for form in ("pytorch", *(name for name in found["forms"] if name != "pytorch")):
+            one = found["forms"][form]
+            rows.append([
+                path.stem,
+                form,
+                say.number(one["bytes"] / 1e6, 1),
+                say.number(100 * one["score"]),
+                short(say, one.get("other_labels", "-")),
+                short(say, one.get("largest_logit_difference", "-")),
+            ])  # fmt: skip
+    return f"{say.sentence('exported')}\n\n{table(rows)}" if len(rows) > 1 else ""
 
 
 def trainings(say: Language) -> str:
