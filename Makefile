@@ -8,7 +8,7 @@ export PATH := $(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install check demo repro parallel verify pin pin-model clean-checkpoints remote push fsck submission table readme test faults lint format
+.PHONY: help install check demo repro parallel verify pin clean-checkpoints remote push fsck submission table readme test faults lint format
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -55,11 +55,8 @@ parallel: check ## Train JOBS runs at a time: make parallel JOBS=2
 verify: $(STAMP) ## Run a stage again elsewhere and compare it with dvc.lock: make verify STAGE=tokenize@minilm
 	@python -m reproduce.verify $(or $(STAGE),$(error say which stage: make verify STAGE=tokenize@minilm (dvc stage list shows them)))
 
-pin: $(STAMP) ## Download a dataset of catalog.yaml that has no pins yet and write them: make pin DATASET=rte
-	@python -m reproduce.pin $(or $(DATASET),$(error say which dataset: make pin DATASET=rte (catalog.yaml names them)))
-
-pin-model: $(STAMP) ## Download a new model of catalog.yaml once and write its bytes and sha256: make pin-model MODEL=small
-	@python -m reproduce.pin_model '$(or $(MODEL),$(error say which model: make pin-model MODEL=small, a name from catalog.yaml))'
+pin: $(STAMP) ## Download a new entry of catalog.yaml once and write its bytes and sha256: make pin DATASET=rte (or MODEL=small)
+	@python -m reproduce.pin $(if $(MODEL),--model '$(MODEL)',--dataset '$(or $(DATASET),$(error say which entry of catalog.yaml: make pin DATASET=rte, or make pin MODEL=small))')
 
 clean-checkpoints: $(STAMP) ## Say what killed trainings left on the disk, ask, delete it (YES=1: do not ask)
 	@python -m reproduce.checkpoints $(if $(YES),--yes)

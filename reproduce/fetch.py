@@ -164,22 +164,43 @@ def _hub_file(kind: Kind, source: Source, name: str, pin: Pin, target: Path) -> 
         raise
 
 
-def stated_pin(kind: Kind, source: Source, name: str) -> Pin | None:
-    """What the Hub says that a file is. None if it does not say: for a file in Git LFS its ETag is the sha256, else it is not.
+def stated_pin(kind: Kind, source: Source, name: str, optional: bool = False) -> Pin | None:
+    """What a file is by the Hub's word: in Git LFS its ETag is the sha256, else git's blob id, which its bytes must have.
+
+    None for an `optional` file that is not there.
 
     Raises:
-        Unavailable: nobody there, no such file, no access.
+        Unavailable: nobody there, no such file, no access, no checksum.
+        UserError: other bytes than the blob id says.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
 
-    def ask() -> Pin | None:
+    def ask() -> tuple[str, int | None, bytes]:
         url = hf_hub_url(source.hub or "", name, repo_type=kind, revision=source.revision)
         about = get_hf_file_metadata(url, timeout=HUB_TIMEOUT)
-        if about.size is None or not re.fullmatch(r"[0-9a-f]{64}", about.etag or ""):
-            return None
-        return Pin(bytes=about.size, sha256=about.etag or "")
+        if not re.fullmatch(r"[0-9a-f]{40}", about.etag or ""):
+            return about.etag or "", about.size, b""
+        path = hf_hub_download(
+            source.hub or "", name, repo_type=kind, revision=source.revision, force_download=True, etag_timeout=HUB_TIMEOUT
+        )
+        data = Path(path).read_bytes()
+        return about.etag or "", len(data), data
 
-    return _insist(ask, kind, source, name)
+    try:
+        etag, size, data = _insist(ask, kind, source, name)
+    except Unavailable as error:
+        if optional and isinstance(error.__cause__, EntryNotFoundError):
+            return None
+        raise
+    if re.fullmatch(r"[0-9a-f]{64}", etag) and size is not None:
+        return Pin(bytes=size, sha256=etag)
+    if len(etag) != 40 or size is None:
+        raise Unavailable(f"it states no checksum of {name}")
+    found = hashlib.sha1(b"blob %d\0" % size + data, usedforsecurity=False).hexdigest()
+    if found != etag:
+        raise UserError(f"{source}: {name} is not what the Hub states: expected {etag}, found {found}. Run again.")
+    return Pin(bytes=size, sha256=hashlib.sha256(data).hexdigest())
 
 
 def _download(kind: Kind, source: Source, name: str, pin: Pin, target: Path) -> tuple[str, bool]:

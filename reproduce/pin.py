@@ -1,10 +1,12 @@
-"""Pin a dataset of catalog.yaml whose files were never pinned: download them once, write bytes, sha256 and rows beside them.
+"""Pin an entry of catalog.yaml: download its files once and write what they are (bytes, sha256, a dataset's rows) into it.
 
-Run as: python -m reproduce.pin rte        (make pin DATASET=rte)
+Run as: python -m reproduce.pin --dataset rte        (make pin DATASET=rte)
+        python -m reproduce.pin --model small        (make pin MODEL=small)
 
-The Hub is asked what the files are at the entry's revision; they are downloaded, compared with that, and read as strictly as the
-pipeline reads them. Where the Hub cannot be asked, the files in HUB_MIRROR are pinned as they are. Only the lines of this
-dataset change, and only if all is well. What is pinned already is compared, never replaced.
+The files are those of the entry's first source: a repository on the Hub at its revision, or a folder. What the Hub sends is held
+against the checksum that it states; where it cannot be asked, the files in HUB_MIRROR are pinned as they are. A dataset is read
+as strictly as the pipeline reads it. Lines are added to this entry, if all is well, and no line is changed: what is pinned
+already is compared.
 """
 
 import argparse
@@ -15,114 +17,151 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from reproduce.catalog import CATALOG, Dataset, Pin, Source, read_dataset
-from reproduce.fetch import Unavailable, fetch, stated_pin
-from reproduce.params import validate
+from reproduce.catalog import CATALOG, TOKENIZER_FILES, Dataset, Model, Pin, Source, read_dataset, read_model
+from reproduce.fetch import Kind, Unavailable, fetch, stated_pin
+from reproduce.params import read_yaml, validate
 from reproduce.stage import UserError, write_text
 from stages.download_dataset import canonical_tsv
 
-# By split: what belongs beside its file.
-Found = dict[str, dict[str, int | str]]
+WEIGHTS = "model.safetensors"
+OPTIONAL = "vocab.txt"  # tokenizer.json has it all
+
+# What belongs into the entry. Of a dataset, by split: bytes, sha256, rows. Of a model, by section: the files' pins.
+Found = dict[str, dict[str, Any]]
 
 
 def main() -> None:
-    """Pin the dataset that the command line names."""
+    """Pin the entry that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", help="a name from catalog.yaml")
-    name = parser.parse_args().dataset
-    dataset = read_dataset(name)
-    found = measure(name, dataset)
-    before = CATALOG.read_bytes().decode("utf-8")
-    after = insert(before, name, found)
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--dataset", help="a name from catalog.yaml")
+    group.add_argument("--model", help="a name from catalog.yaml")
+    arguments = parser.parse_args()
+    kind: Kind = "dataset" if arguments.dataset else "model"
+    name = arguments.dataset or arguments.model
+    before = CATALOG.read_bytes().decode("utf-8") if CATALOG.is_file() else ""
+    after = insert(before, kind, name, of_dataset(name) if kind == "dataset" else of_model(name))
     if after == before:
-        print(f"{CATALOG}: datasets.{name} was pinned already, and all of it agrees: nothing to write")
+        print(f"{CATALOG}: {kind}s.{name} was pinned already, and all of it agrees: nothing to write")
         return
     write_text(CATALOG, after)
-    for split, values in found.items():
-        print(f"datasets.{name}.{split}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
-    print(f"{CATALOG}: pinned. Look at the change (`git diff {CATALOG}`) and commit it: from now on these bytes are required.")
+    print(f"{CATALOG}: {kind}s.{name} pinned. Look at the change (`git diff {CATALOG}`) and commit it.")
 
 
-def measure(name: str, dataset: Dataset) -> Found:
-    """Download the files of a dataset and say what they are, split by split: bytes, sha256, rows.
+def of_dataset(name: str) -> Found:
+    """Bytes, sha256 and rows of each split; `UserError` if a file is not what the entry says of columns, labels and rows."""
+    dataset = read_dataset(name)
+    splits = dataset.splits()
+    with tempfile.TemporaryDirectory() as scratch:
+        pins = download("dataset", name, dataset.sources[0], [s.file for s in splits.values()], dataset.pins(), Path(scratch))
+        return {
+            split: {
+                **pins[about.file].model_dump(),
+                "rows": canonical_tsv(Path(scratch) / about.file, about, dataset, split.startswith("test"))[1],
+            }
+            for split, about in splits.items()
+        }
 
-    Raises:
-        UserError: no source on the Hub; the Hub and the mirror are both silent; the catalog says otherwise already; the files
-            are not what the entry says of columns, labels and rows.
-    """
-    hub = next((source for source in dataset.sources if source.hub), None)
-    if hub is None:
-        raise UserError(
-            f"{CATALOG}: datasets.{name} comes from {dataset.sources[0]}, and only files on the Hub are pinned by this command. "
-            "Write bytes (`wc -c FILE`), sha256 (`sha256sum FILE`) and rows of each file by hand."
-        )
-    pins, authority = find_pins(hub, [split.file for split in dataset.splits().values()])
-    for split_name, split in dataset.splits().items():
-        pin = pins[split.file]
-        if split.pin and split.pin != pin:
+
+def of_model(name: str) -> Found:
+    """The pins of the tokenizer's files and of the weights; the entry may consist of sources alone."""
+    entry = (read_yaml(CATALOG).get("models") or {}).get(name)
+    if not isinstance(entry, dict) or not entry.get("sources"):
+        raise UserError(f"{CATALOG}: models.{name} has no sources. Write them first: `sources:` and one source.")
+    known: dict[str, Pin] = {}
+    if {"tokenizer", "weights"} & set(entry):
+        model = read_model(name)
+        known = model.tokenizer | model.weights
+    source = validate(Source, entry["sources"][0], f"{CATALOG}: models.{name}.sources.0")
+    with tempfile.TemporaryDirectory() as scratch:
+        pins = download("model", name, source, list(known) or [*TOKENIZER_FILES, OPTIONAL, WEIGHTS], known, Path(scratch))
+    weights = pins.pop(WEIGHTS)
+    return {"tokenizer": dict(pins), "weights": {WEIGHTS: weights}}
+
+
+def download(kind: Kind, name: str, source: Source, files: list[str], known: dict[str, Pin], into: Path) -> dict[str, Pin]:
+    """Bring the files into the directory `into`, each verified; returns their pins, which must agree with those `known`."""
+    pins, authority = find_pins(kind, source, files)
+    for file, pin in known.items():
+        if (found := pins.get(file)) != pin:
+            fact = f"has bytes {found.bytes}, sha256 {found.sha256}" if found else "is not there"
             raise UserError(
-                f"{CATALOG}: datasets.{name}.{split_name} is pinned to bytes {split.bytes}, sha256 {split.sha256}; by "
-                f"{authority} {split.file} has bytes {pin.bytes}, sha256 {pin.sha256}. Nothing was written: remove the pin by "
-                "hand if you mean to change it."
+                f"{CATALOG}: {kind}s.{name}: {file} is pinned to bytes {pin.bytes}, sha256 {pin.sha256}; by {authority} "
+                f"it {fact}. Nothing was written: remove the pin by hand if you mean to change it."
             )
     print(f"pins by {authority}", flush=True)
-    found: Found = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        fetch("dataset", [hub], pins, Path(scratch))
-        for split_name, split in dataset.splits().items():
-            hidden = split_name.startswith("test")
-            _, rows = canonical_tsv(Path(scratch) / split.file, split, dataset, hidden)
-            found[split_name] = {**pins[split.file].model_dump(), "rows": rows}
-    return found
+    fetch(kind, [source], pins, into)
+    return pins
 
 
-def find_pins(hub: Source, files: list[str]) -> tuple[dict[str, Pin], str]:
-    """What each file is, and by whose word: the Hub's, or if it cannot be asked what HUB_MIRROR holds."""
+def find_pins(kind: Kind, source: Source, files: list[str]) -> tuple[dict[str, Pin], str]:
+    """What each file is, and by whose word: the folder's, the Hub's, or if it cannot be asked HUB_MIRROR's."""
+    if source.pypi:
+        raise UserError(
+            f"{CATALOG}: {source}: a wheel is not pinned by this command. Put a hub or a folder first, or pin by hand."
+        )
+    if source.folder:
+        return pins_of(Path(source.folder), files, f"{source}:"), f"what {source} holds"
     try:
-        stated = {file: stated_pin("dataset", hub, file) for file in files}
-        pins = {file: pin for file, pin in stated.items() if pin}
-        if len(pins) == len(files):
-            return pins, f"what the Hub states of {hub.hub}@{hub.revision}"
-        silence = f"it states no sha256 of {next(file for file in files if file not in pins)}"
+        stated = {file: pin for file in files if (pin := stated_pin(kind, source, file, optional=file == OPTIONAL))}
+        return stated, f"what the Hub states of {source.hub}@{source.revision}"
     except Unavailable as error:
         silence = str(error)
     mirror = os.environ.get("HUB_MIRROR")
-    folder = Path(mirror or "").expanduser() / "datasets" / (hub.hub or "")
-    missing = [folder / file for file in files if not (folder / file).is_file()]
-    if not mirror or missing:
+    if not mirror:
         raise UserError(
-            f"{hub}: {silence}; {f'HUB_MIRROR has no {missing[0]}' if mirror else 'HUB_MIRROR is not set'}. Nothing was written. "
-            "Connect to the network, set HF_ENDPOINT to a mirror of the Hub, or set HUB_MIRROR to a folder laid out like the Hub "
-            "whose files you trust, and run again."
+            f"{source}: {silence}; HUB_MIRROR is not set. Nothing was written. Connect to the network, set HF_ENDPOINT to a "
+            "mirror of the Hub, or set HUB_MIRROR to a folder laid out like the Hub whose files you trust, and run again."
         )
-    pins = {}
-    for file in files:
-        with (folder / file).open("rb") as reader:
-            digest = hashlib.file_digest(reader, "sha256").hexdigest()
-        pins[file] = Pin(bytes=(folder / file).stat().st_size, sha256=digest)
+    folder = Path(mirror).expanduser() / f"{kind}s" / (source.hub or "")
+    pins = pins_of(folder, files, f"{source}: {silence}; HUB_MIRROR")
     return pins, f"what HUB_MIRROR {folder} holds, since the Hub could not be asked ({silence})"
 
 
-def insert(text: str, name: str, found: Found) -> str:
-    """`text`, a catalog, with the missing ones of bytes, sha256 and rows below the `file:` of each split of a dataset.
+def pins_of(folder: Path, files: list[str], who: str) -> dict[str, Pin]:
+    """What the files in a folder are."""
+    pins = {}
+    for file in files:
+        path = folder / file
+        if path.is_file():
+            with path.open("rb") as reader:
+                pins[file] = Pin(bytes=path.stat().st_size, sha256=hashlib.file_digest(reader, "sha256").hexdigest())
+        elif file != OPTIONAL:
+            raise UserError(f"{who} has no {path}. Nothing was written. Put the file there, or correct {CATALOG}.")
+    return pins
+
+
+def insert(text: str, kind: Kind, name: str, found: Found) -> str:
+    """`text`, a catalog, with what is missing of `found`: below the `file:` of each split, or below the sources of a model.
 
     Raises:
         UserError: the entry is written in braces, so that there is no line to insert below.
     """
     from ruamel.yaml import YAML
 
-    entry: Any = YAML(typ="rt", pure=True).load(text)["datasets"][name]
+    entry: Any = YAML(typ="rt", pure=True).load(text)[f"{kind}s"][name]
+    parts = [entry[split] for split in found] if kind == "dataset" else [entry["sources"], *entry["sources"]]
+    if any(part.fa.flow_style() for part in (entry, *parts)):
+        raise UserError(f"{CATALOG}: write {kind}s.{name} without braces, a line a key, as the other entries are.")
+    below: dict[int, list[str]] = {}  # by line, what comes after it
+    if kind == "dataset":
+        for part, values in zip(parts, found.values(), strict=True):
+            row, column = part.lc.key("file")
+            below[row] = [f"{' ' * column}{key}: {value}" for key, value in values.items() if key not in part]
+    else:
+        column, row = entry.lc.key("sources")[1], max(parts[-1].lc.key(key)[0] for key in parts[-1])
+        below[row] = [
+            f"{' ' * column}{line}"
+            for section, pins in found.items()
+            if section not in entry
+            for line in (f"{section}:", *(f"  {file}: {{bytes: {p.bytes}, sha256: {p.sha256}}}" for file, p in pins.items()))
+        ]
     lines = text.split("\n")
-    for split, values in sorted(found.items(), key=lambda item: -entry.lc.key(item[0])[0]):  # from the end: numbers stay true
-        if entry.fa.flow_style() or entry[split].fa.flow_style():
-            raise UserError(f"{CATALOG}: write datasets.{name}.{split} without braces, a line a key, as the other entries are.")
-        row, column = entry[split].lc.key("file")
-        missing = {key: value for key, value in values.items() if key not in entry[split]}
-        lines[row + 1 : row + 1] = [f"{' ' * column}{key}: {value}" for key, value in missing.items()]
+    for row in sorted(below, reverse=True):  # from the end: the numbers of lines stay true
+        lines[row + 1 : row + 1] = below[row]
     after = "\n".join(lines)
-    read = validate(Dataset, YAML(typ="safe", pure=True).load(after)["datasets"][name], f"{CATALOG}: datasets.{name}")
-    if wrong := [split for split, values in found.items() if values.items() - read.splits()[split].model_dump().items()]:
-        raise UserError(f"{CATALOG}: datasets.{name}.{wrong[0]}: no place found for its pins. Write by hand: {found[wrong[0]]}.")
+    schema = Dataset if kind == "dataset" else Model
+    validate(schema, YAML(typ="safe", pure=True).load(after)[f"{kind}s"][name], f"{CATALOG}: {kind}s.{name}")
     return after
 
 

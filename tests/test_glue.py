@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -166,7 +167,7 @@ def pinned(unpinned: Repository, hub: Hub) -> tuple[Repository, dict[str, Pinnin
             with pytest.raises(UserError) as error:
                 run(patch, download_dataset)
             before = Path("catalog.yaml").read_text(encoding="utf-8")
-            run(patch, pinning, task)
+            run(patch, pinning, "--dataset", task)
             done[task] = Pinning(
                 str(error.value), before.split("\n"), Path("catalog.yaml").read_text(encoding="utf-8").split("\n")
             )
@@ -245,11 +246,11 @@ def test_the_real_catalog_keeps_every_line_and_comment() -> None:
     text = (ROOT / "catalog.yaml").read_text(encoding="utf-8")
     rows = read_yaml(ROOT / "catalog.yaml")["datasets"]["mnli"]
     found: dict[str, Any] = {split: {"bytes": 7, "sha256": "b" * 64, "rows": rows[split]["rows"]} for split in MNLI_FILES}
-    after = pinning.insert(text, "mnli", found)
+    after = pinning.insert(text, "dataset", "mnli", found)
     added = ["      bytes: 7", f"      sha256: {'b' * 64}"]
     assert [line for line in after.split("\n") if line not in added] == text.split("\n")
     assert after.count("\n") == text.count("\n") + 10
-    assert pinning.insert(after, "mnli", found) == after
+    assert pinning.insert(after, "dataset", "mnli", found) == after
 
 
 def test_make_pin_again_agrees_and_writes_nothing(pinned: tuple[Repository, dict[str, Pinning]], tmp_path: Path) -> None:
@@ -277,7 +278,7 @@ def refused(one: tuple[Repository, pytest.MonkeyPatch], *arguments: str) -> str:
     folder, patch = one
     before = contents(folder.path)
     with pytest.raises(UserError) as error:
-        run(patch, pinning, *(arguments or ("rte",)))
+        run(patch, pinning, *(arguments or ("--dataset", "rte")))
     assert contents(folder.path) == before
     return str(error.value)
 
@@ -300,10 +301,10 @@ ENTRIES: dict[str, tuple[Any, str]] = {
                 f"{TRAIN}: its classes are entailment, not_entailment, in catalog.yaml none."),
     "a file that is not there": (lambda rte: rte["test"].update(file="rte/exam.parquet"), "Hub nyu-mll/glue@bcdcba79: 404 Not Found: "
                                  "rte/exam.parquet in dataset nyu-mll/glue at revision "),
-    "a source that is a folder": (lambda rte: rte.update(sources=[{"folder": "data/rte"}]), "catalog.yaml: datasets.rte comes from folder "
-                                  "data/rte, and only files on the Hub are pinned by this command. Write bytes (`wc -c FILE`), "),
-    "other pins": (lambda rte: rte["train"].update(bytes=1, sha256="a" * 64), "catalog.yaml: datasets.rte.train is pinned to bytes 1, "
-                   f"sha256 {'a' * 64}; by what the Hub states of nyu-mll/glue@bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c {TRAIN} has bytes "),
+    "a source that is a folder": (lambda rte: rte.update(sources=[{"folder": "data/rte"}]), f"folder data/rte: has no data/rte/{TRAIN}. "
+                                  "Nothing was written. "),
+    "other pins": (lambda rte: rte["train"].update(bytes=1, sha256="a" * 64), f"catalog.yaml: datasets.rte: {TRAIN} is pinned to bytes 1, "
+                   f"sha256 {'a' * 64}; by what the Hub states of nyu-mll/glue@bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c it has bytes "),
     "half a pin": (lambda rte: rte["train"].update(bytes=1), "catalog.yaml: datasets.rte.train: bytes, sha256 and rows go together: "),
 }  # fmt: skip
 
@@ -322,10 +323,10 @@ def test_what_does_not_fit_is_refused_and_the_catalog_kept(
 
 
 def test_an_unknown_dataset_and_an_entry_in_braces_are_refused(one: tuple[Repository, pytest.MonkeyPatch]) -> None:
-    assert refused(one, "imdb").startswith("unknown dataset 'imdb': catalog.yaml knows cola, mnli, ")
+    assert refused(one, "--dataset", "imdb").startswith("unknown dataset 'imdb': catalog.yaml knows cola, mnli, ")
     one[0].edit("catalog.yaml", lambda data: smaller(data["datasets"]["rte"]))
     one[0].edit("catalog.yaml", lambda data: data["datasets"]["rte"]["validation"].fa.set_flow_style())
-    assert refused(one) == ("catalog.yaml: write datasets.rte.validation without braces, a line a key, as the other entries are.")
+    assert refused(one) == ("catalog.yaml: write datasets.rte without braces, a line a key, as the other entries are.")
 
 
 def test_rows_that_are_known_are_kept_in_their_place(one: tuple[Repository, pytest.MonkeyPatch]) -> None:
@@ -334,7 +335,7 @@ def test_rows_that_are_known_are_kept_in_their_place(one: tuple[Repository, pyte
     for known, small in zip(("2490", "277", "3000"), SIZES.values(), strict=True):
         text = text.replace(f"rows: {known}\n", f"rows: {small}  # by the card\n")
     (folder.path / "catalog.yaml").write_text(text, encoding="utf-8")
-    run(patch, pinning, "rte")
+    run(patch, pinning, "--dataset", "rte")
     after = (folder.path / "catalog.yaml").read_text(encoding="utf-8")
     assert len(re.findall(r"\n      bytes: \d+\n      sha256: \w{64}\n      rows: \d+  # by the card\n", after)) == 3
     assert re.sub(r"      (bytes|sha256): \w+\n", "", after) == re.sub(r"      (bytes|sha256): \w+\n", "", text)
@@ -352,17 +353,37 @@ def test_bytes_that_are_not_what_the_hub_states_are_not_pinned(
     assert "downloading once more" in capsys.readouterr().out
 
 
-def test_a_hub_that_does_not_state_the_sha256_is_not_believed_but_a_mirror_folder_is(
-    one: tuple[Repository, pytest.MonkeyPatch], hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_file_outside_git_lfs_must_have_the_blob_id_that_the_hub_states(
+    one: tuple[Repository, pytest.MonkeyPatch], hub: Hub
 ) -> None:
-    """Outside Git LFS the ETag is git's own digest of the file."""
     folder, patch = one
     folder.edit("catalog.yaml", lambda data: smaller(data["datasets"]["rte"]))
     path = hub.files[HUB, TRAIN]
     right = hub.etag(path)
-    hub.etags[path] = "0" * 40
     try:
-        silence = f"it states no sha256 of {TRAIN}"
+        hub.etags[path] = "0" * 40
+        assert refused(one).startswith(
+            f"Hub nyu-mll/glue@bcdcba79: {TRAIN} is not what the Hub states: expected {'0' * 40}, found "
+        )
+        # `git hash-object` of the file
+        asked = subprocess.run(["git", "hash-object", "--no-filters", path], capture_output=True, text=True, check=True)
+        hub.etags[path] = asked.stdout.strip()
+        run(patch, pinning, "--dataset", "rte")
+    finally:
+        hub.etags[path] = right
+    assert load_yaml(folder.path / "catalog.yaml")["datasets"]["rte"]["train"] == {"file": TRAIN, **pin(path), "rows": 40}
+
+
+def test_a_hub_that_states_no_checksum_is_not_believed_but_a_mirror_folder_is(
+    one: tuple[Repository, pytest.MonkeyPatch], hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, patch = one
+    folder.edit("catalog.yaml", lambda data: smaller(data["datasets"]["rte"]))
+    path = hub.files[HUB, TRAIN]
+    right = hub.etag(path)
+    hub.etags[path] = "0" * 20
+    try:
+        silence = f"it states no checksum of {TRAIN}"
         assert refused(one).startswith(f"Hub nyu-mll/glue@bcdcba79: {silence}; HUB_MIRROR is not set. Nothing was written. ")
         mirror = tmp_path / "mirror" / HUB
         os.environ["HUB_MIRROR"] = str(tmp_path / "mirror")
@@ -371,7 +392,7 @@ def test_a_hub_that_does_not_state_the_sha256_is_not_believed_but_a_mirror_folde
             file = f"rte/{name}-00000-of-00001.parquet"
             (mirror / file).parent.mkdir(parents=True, exist_ok=True)
             (mirror / file).write_bytes(hub.files[HUB, file].read_bytes())
-        run(patch, pinning, "rte")
+        run(patch, pinning, "--dataset", "rte")
     finally:
         hub.etags[path] = right
     assert capsys.readouterr().out.splitlines()[0] == (
@@ -381,9 +402,15 @@ def test_a_hub_that_does_not_state_the_sha256_is_not_believed_but_a_mirror_folde
 
 
 def test_the_module_says_what_it_does_and_ends_with_one_message(unpinned: Repository) -> None:
-    done = unpinned.run(sys.executable, "-m", "reproduce.pin", "pocket", ok=False)
-    assert done.returncode == 1 and done.stderr.startswith("error: catalog.yaml: datasets.pocket comes from folder data/pocket, ")
-    assert "Traceback" not in done.stderr
+    module = (sys.executable, "-m", "reproduce.pin")
+    for arguments, message in (
+        (("--dataset", "imdb"), "error: unknown dataset 'imdb'"),
+        (("--model", "imdb"), "error: catalog.yaml: models.imdb has no sources."),
+    ):
+        done = unpinned.run(*module, *arguments, ok=False)
+        assert done.returncode == 1 and done.stderr.startswith(message) and "Traceback" not in done.stderr
+    done = unpinned.run(*module, "--dataset", "pocket")
+    assert "pins by what folder data/pocket holds" in done.stdout and "datasets.pocket was pinned already" in done.stdout
     assert "make pin DATASET=rte" in unpinned.run(sys.executable, "-m", "reproduce.pin", "--help").stdout
 
 

@@ -75,13 +75,13 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "dvc pull": Run("up to date"),
     "make fsck REMOTE=1": Run("0 damaged"),
     "make fsck REMOTE=1 DELETE=1": Run("0 damaged"),
-    "make pin-model MODEL=small": Run("models.small pinned, 5 files"),
+    "make pin MODEL=small": Run("models.small pinned"),
     "make check": Run("are fine"),
     "make pin DATASET=rte": Elsewhere("tests/test_glue.py", "test_make_pin_again_agrees_and_writes_nothing", '"make", "pin", "DATASET=rte"'),
     "dvc exp run --temp -S dataset=rte": Elsewhere("tests/test_glue.py", "test_an_experiment_on_pairs_goes_from_the_hub_to_its_verdict", '"-S", "dataset=rte"'),
     "dvc repro": Run("finetune@small-1"),
 }  # fmt: skip
-NEW_MODEL = ("make pin-model MODEL=small", "make check", "dvc repro")  # run where the model has been added
+NEW_MODEL = ("make pin MODEL=small", "make check", "dvc repro")  # run where the model has been added
 
 # SST-2 and its models in the README; a tiny model here, and an experiment that trains nothing.
 TINY = {
@@ -221,14 +221,14 @@ def test_a_model_is_added_as_shown(copy: Repository, tiny_model: Path, tmp_path:
         copy.env.update(in_place_of_venv(tmp_path) | {"PYTHONPATH": str(site), "HF_ENDPOINT": hub.url})
         for command in NEW_MODEL:
             ran = re.findall(r"Running stage '([^']+)'", shell(copy, command))
+        again = copy.run(sys.executable, "-m", "reproduce.pin", "--model", "small").stdout
     assert set(ran) == {
         *(f"{stage}@small" for stage in ("download_tokenizer", "download_weights", "tokenize")),
         "finetune@small-1", "evaluate@small-1", "export@small", "card@small-1", "benchmark", "compare", "report",
     }  # fmt: skip
     assert (copy.path / "models/weights/small/model.safetensors").read_bytes() == (tiny_model / "model.safetensors").read_bytes()
     assert copy.json("metrics/accuracy.json")["models"]["small"]["seeds_run"] == 1
-    again = copy.run(sys.executable, "-m", "reproduce.pin_model", "small", ok=False)
-    assert again.returncode == 1 and "models.small is pinned" in again.stderr
+    assert "models.small was pinned already, and all of it agrees" in again
 
 
 def test_a_model_whose_bytes_are_not_what_the_hub_states_is_not_pinned(
@@ -246,8 +246,8 @@ def test_a_model_whose_bytes_are_not_what_the_hub_states_is_not_pinned(
         hub.add("your-name/your-model", tiny_model)
         hub.inject("GET", "config.json", forever(Changed(at=5)))
         repository.env.update({"PYTHONPATH": str(site), "HF_ENDPOINT": hub.url})
-        done = repository.run(sys.executable, "-m", "reproduce.pin_model", "small", ok=False)
-    assert done.returncode == 1 and "config.json is not what the Hub states" in done.stderr and "Traceback" not in done.stderr
+        done = repository.run(sys.executable, "-m", "reproduce.pin", "--model", "small", ok=False)
+    assert done.returncode == 1 and "config.json: sha256 expected" in done.stderr and "Traceback" not in done.stderr
     assert (repository.path / "catalog.yaml").read_text(encoding="utf-8") == text
 
 
