@@ -147,6 +147,7 @@ def gather() -> dict[str, Any]:
         "table3": published.table3,
         "speed": speed,
         "points": points,
+        "exported": {model["name"]: gather_export(model["name"], experiment.seeds[0], experiment.dataset) for model in models},
         "front": [point.name for point in pareto_front(points)],
         "agreement": gather_agreement(ran),
         "shown": shown,
@@ -198,6 +199,17 @@ def gather_run(model: str, seed: int, dataset: str, split: str, confidence: floa
         "curve": read_curve(Path("plots/curves") / run / "plots/metrics/loss.tsv", run),
         "environment": read_result(f"environment/{run}.json", f"dvc repro finetune@{run}"),
     }
+
+
+def gather_export(model: str, seed: int, dataset: str) -> dict[str, Any] | None:
+    """What `stages.export` found of the exported forms of one run; None if it was not exported."""
+    path = f"metrics/export/{model}-{seed}.json"
+    if not Path(path).exists():
+        return None
+    found = read_result(path, f"dvc repro export@{model}")
+    if found.get("dataset") != dataset:
+        raise UserError(f"{path} is of {found.get('dataset')}; params.yaml asks for {dataset}. Run `dvc repro export@{model}`.")
+    return found
 
 
 def read_curve(path: Path, run: str) -> dict[str, list[float]]:

@@ -346,6 +346,8 @@ def test_what_was_not_run_says_so(projects: dict[str, Path]) -> None:
     assert "sentences that minilm gets wrong" in one, "the student was not run"
     assert "accuracy not run" in one, "the hollow points of the Pareto picture"
     assert nothing.count("No training has run yet") == 8 and "Size and speed have not been measured" in nothing
+    assert "minilm not run – – – –" in nothing and "minilm ONNX, int8 22.0 88.00 7 0.52" in one, "exported forms"
+    assert "distilbert not run – – – –" in one
     assert "<svg" not in (projects["nothing"] / "report/report.html").read_text()
     assert "não executado" in text_of(projects["one run"], "report.pt-BR.html")
 
@@ -375,6 +377,10 @@ def test_what_does_not_apply_to_a_dataset_is_left_out_with_a_sentence(projects: 
         (
             lambda f: (f / "environment/minilm-1.json").unlink(),
             "environment/minilm-1.json is missing. Run `dvc repro finetune@minilm-1`.",
+        ),
+        (
+            lambda f: other_dataset(f / "metrics/export/minilm-1.json"),
+            "metrics/export/minilm-1.json is of pocket; params.yaml asks for sst2. Run `dvc repro export@minilm`.",
         ),
         (
             lambda f: other_dataset(f / "metrics/accuracy.json"),

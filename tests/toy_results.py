@@ -64,6 +64,11 @@ def toy_results(
                 "n": sentences,
             }
             write_run(folder, f"{model}-{seed}", about, names, texts, labels, rows, pairs)
+        if seeds[:1] == settings["seeds"][:1]:
+            write(
+                folder / "metrics/export" / f"{model}-{seeds[0]}.json",
+                toy_export(settings["dataset"], MILLIONS[model], metric == "accuracy"),
+            )
     if speed:
         machine = {"cpu": "A Processor", "threads": 2}
         measured = {model: toy_speed(MILLIONS[model]) for model in settings["models"]}
@@ -79,6 +84,20 @@ def toy_answer(label: float, classes: int, metric: str, wrong: float, draw: rand
         return round(label + draw.gauss(0, 0.5), 3), math.nan
     probability = 1 / classes + (1 - 1 / classes) * draw.random() ** 0.3
     return (int(label) + draw.randrange(1, classes)) % classes if draw.random() < wrong else label, probability
+
+
+def toy_export(dataset: str, millions: int, classes: bool) -> dict[str, Any]:
+    """As `stages.export` writes it, with what `report` reads of it."""
+    forms: dict[str, dict[str, Any]] = {"pytorch": {"bytes": 4 * millions * 10**6, "score": 0.9}}
+    for form, size, difference in (("onnx", 4, 1.1e-05), ("optimized", 4, 1.2e-05), ("int8", 1, 0.52)):
+        forms[form] = {
+            "bytes": size * millions * 10**6,
+            "score": 0.88 if form == "int8" else 0.9,
+            "largest_logit_difference": difference,
+        }
+        if classes:
+            forms[form]["other_labels"] = 7 if form == "int8" else 0
+    return {"dataset": dataset, "forms": forms}
 
 
 def toy_speed(millions: int) -> dict[str, Any]:
