@@ -4,7 +4,7 @@ kept by stages/finetune.py
     whole embedding     the loop with all rows of the token embedding, to show what leaving out the unused ones saves
     sdpa                with PyTorch's attention function, to show what plain attention saves
 not kept
-    compile             torch.compile(dynamic=True), once it has compiled, which takes more than a minute
+    compile             torch.compile(dynamic=True), once it has compiled
     one clip            the gradient is scaled by the fused AdamW as it reads it, not in a pass of its own
     malloc              glibc keeps freed memory (MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_): no new page faults
     huge pages          PyTorch asks for huge pages (THP_MEM_ALLOC_ENABLE)
@@ -17,6 +17,7 @@ Run as: python -m benchmarks.training_options
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from tempfile import TemporaryDirectory
 from benchmarks import training
 from benchmarks.common import report, spread, sst2_train, take_turns
 from benchmarks.memory import prepare
+from reproduce.devices import choose_precision
 from reproduce.stage import go_offline
 
 LOOP = "loop"
@@ -51,7 +53,7 @@ def main() -> None:
         name, folder = sys.argv[1], Path(sys.argv[2])
         OPTIONS.get(name, training.train_bare)(folder, name)
         return
-    ratios = {}
+    ratios, started = {}, {}
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         data = sst2_train()
@@ -60,16 +62,20 @@ def main() -> None:
         (folder / "sample.json").write_text(json.dumps(training.sample(folder)))
         for name in OPTIONS:
             print(name, flush=True)
+            start = time.monotonic()
             with training.contenders([LOOP, name], folder, "benchmarks.training_options", ENVIRONMENT.get(name)) as turn:
+                started[name] = round(time.monotonic() - start, 1)  # both have loaded and warmed up
                 turns = take_turns({who: partial(turn, who) for who in (LOOP, name)}, TURNS)
             pairs = zip(turns[LOOP], turns[name], strict=True)  # the same sentences in the same turn
             ratios[name] = spread([round(loop["seconds"] / option["seconds"], 4) for loop, option in pairs])
     medians = {name: ratio["median"] for name, ratio in ratios.items()}
-    line = ", ".join(f"{name} {value:.2f}" for name, value in medians.items())
+    line = "sentences/s over the loop's: " + ", ".join(f"{name} {value:.2f}" for name, value in medians.items())
     met = max(medians.values()) <= NOISE
     target = f"nothing that the pipeline does without is faster (<= {NOISE})"
-    report("training_options", target, met, f"sentences/s over the loop's: {line}",
-           {"model": training.MODEL, "unit": "ratio of sentences/s, one a turn", **ratios})  # fmt: skip
+    report("training_options", target, met, line, {
+        "model": training.MODEL, "precision": choose_precision("auto")[1], "unit": "ratio of sentences/s, one a turn",
+        "options": ratios, "compile_seconds": round(started["compile"] - started["sdpa"], 1),
+    })  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write every measured number of README.md and README.pt-BR.md: what lies between `<!-- generated: NAME -->` and `<!-- end -->`.
+"""Write every measured number of the READMEs and docs/speed.md: what lies between `<!-- generated: NAME -->` and `<!-- end -->`.
 
 Run as: python -m reproduce.readme        (make readme; `--check` writes nothing and fails if a file is not up to date)
 
@@ -16,6 +16,7 @@ from reproduce.params import read_yaml
 from reproduce.stage import UserError, read_json, write_text
 
 FILES = {"en": Path("README.md"), "pt": Path("README.pt-BR.md")}
+SPEED = Path("docs/speed.md")
 REMEDY = "Take it from git (`git checkout -- FILE`), or run what writes it again."
 NOT_RUN = "not run"
 # Where the badge leads. Once the repository has an address, the notebook opens in Colab at once by
@@ -120,14 +121,14 @@ class Language:
 
 
 def main() -> None:
-    """Write both files, or check them."""
+    """Write the files, or check them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a file would change")
     check = parser.parse_args().check
     changed = []
-    for language, path in FILES.items():
+    for path, language, blocks in (*((path, key, BLOCKS) for key, path in FILES.items()), (SPEED, "en", SPEED_BLOCKS)):
         text = path.read_text(encoding="utf-8")
-        new = filled(text, path, Language(language))
+        new = filled(text, path, Language(language), blocks)
         if new != text:
             changed.append(str(path))
             if not check:
@@ -137,15 +138,15 @@ def main() -> None:
     print(f"{', '.join(changed)}: written" if changed else "README: up to date")
 
 
-def filled(text: str, path: Path, say: Language) -> str:
+def filled(text: str, path: Path, say: Language, blocks: "Blocks") -> str:
     """`text` with every block written anew. `UserError` for an unknown block, or one that is missing."""
     found = [match[2] for match in BLOCK.finditer(text)]
-    if sorted(found) != sorted(BLOCKS):
+    if sorted(found) != sorted(blocks):
         raise UserError(
-            f"{path}: generated blocks {', '.join(found) or 'none'}; expected each of {', '.join(BLOCKS)} once, "
+            f"{path}: generated blocks {', '.join(found) or 'none'}; expected each of {', '.join(blocks)} once, "
             "as `<!-- generated: NAME -->` and `<!-- end -->` on lines of their own."
         )
-    return BLOCK.sub(lambda match: match[1] + BLOCKS[match[2]](say).strip("\n") + "\n" + match[3], text)
+    return BLOCK.sub(lambda match: match[1] + blocks[match[2]](say).strip("\n") + "\n" + match[3], text)
 
 
 def results(say: Language) -> str:
@@ -282,7 +283,91 @@ def benchmarks(say: Language) -> str:
     return table(rows)
 
 
-BLOCKS: dict[str, Callable[[Language], str]] = {"colab": colab, "results": results, "demo": demo, "benchmarks": benchmarks}
+# ------------------------------------------------------------------------------------------------------- docs/speed.md
+
+
+def measured(name: str) -> dict[str, Any] | None:
+    """What the script benchmarks/NAME.py wrote; None if it was not run."""
+    path = Path(f"benchmarks/results/{name}.json")
+    return read(path) if path.exists() else None
+
+
+def training(say: Language) -> str:
+    """Four ways to fine-tune DistilBERT: sentences/s, ratio, memory."""
+    if not (found := measured("training")):
+        return NOT_RUN
+    names = {"fixed": "`run_glue.py`, padded to 128", "dynamic": "`run_glue.py`, padded to the batch", "bare": "bare loop",
+             "ours": "this pipeline"}  # fmt: skip
+    rows = [["way", "precision", "sentences/s", "this pipeline is faster by", "peak memory, GB"]]
+    for way, name in names.items():
+        ratio = found["ratio"].get(f"ours/{way}", 1.0)
+        rate, memory = found[way]["examples_per_second"]["median"], found["peak_memory_gb"][way]
+        rows.append([name, found["precision"][way], say.number(rate, 1), say.number(ratio), say.number(memory)])
+    return f"On {on(found)}, medians of {found['turns']} turns:\n\n{table(rows)}"
+
+
+def profile(say: Language) -> str:
+    """Where a step's time goes."""
+    if not (found := measured("training")):
+        return NOT_RUN
+    rows = [["part of a step", "share of its time, %"]]
+    rows += [[part, say.number(100 * share, 1)] for part, share in by_value(found["profile_share_of_a_step"])]
+    return table(rows)
+
+
+def options(say: Language) -> str:
+    """What was tried: sentences/s over the loop's."""
+    if not (found := measured("training_options")):
+        return f"{NOT_RUN.capitalize()} with this code."
+    rows = [["option", "sentences/s over the loop's (range)"]]
+    rows += [
+        [name, f"{say.number(one['median'])} ({say.number(one['min'])} to {say.number(one['max'])})"]
+        for name, one in found["options"].items()
+    ]
+    seconds = f"{found['compile_seconds']:.0f} s passed before the compiled model's first measured step"
+    return f"On {on(found)}, {found['precision']}; {seconds}:\n\n{table(rows)}"
+
+
+def batching(say: Language) -> str:
+    """Near lengths against random batches."""
+    found = measured("batching")
+    return f"{found['summary'].capitalize()}." if found else f"{NOT_RUN.capitalize()} with this code."
+
+
+def inference(say: Language) -> str:
+    """Every form of every model against eager BERT-base."""
+    if not (found := measured("inference")):
+        return f"{NOT_RUN.capitalize()} with this code."
+    heads = ["model, form", "MB", "accuracy, %", "other labels than PyTorch", "p50, ms", "p95, ms", "x as fast, batch 1",
+             "sentences/s, batch 32", "x as fast, batch 32", "peak memory, MB"]  # fmt: skip
+    rows = [heads]
+    for name, one in found["forms"].items():
+        medians = [say.number(one[key]["median"], digits) for key, digits in (
+            ("p50_ms", 1), ("p95_ms", 1), ("speedup_batch_1", 2), ("sentences_per_second_batch_32", 1), ("speedup_batch_32", 2)
+        )]  # fmt: skip
+        others, memory = short(say, one.get("other_labels", "-")), one["memory_mb"]["peak"]["median"]
+        rows.append(
+            [name, say.number(one["bytes"] / 1e6, 1), say.number(one["accuracy"]), others, *medians, say.number(memory, 0)]
+        )
+    return f"On {on(found)}, medians of {found['passes']} passes:\n\n{table(rows)}"
+
+
+def on(found: dict[str, Any]) -> str:
+    """The machine that a benchmark ran on."""
+    machine = found["environment"]
+    return f"{machine['gpu'] or machine['cpu']} ({machine['threads']} threads)"
+
+
+def by_value(shares: dict[str, float]) -> list[tuple[str, float]]:
+    """Largest first: JSON's sorted keys lost the order."""
+    return sorted(shares.items(), key=lambda item: -item[1])
+
+
+Blocks = dict[str, Callable[[Language], str]]
+BLOCKS: Blocks = {"colab": colab, "results": results, "demo": demo, "benchmarks": benchmarks}
+SPEED_BLOCKS: Blocks = {
+    "training": training, "profile": profile, "batching": batching, "options": options, "inference": inference,
+}  # fmt: skip
 
 
 def read(path: Path | str) -> Any:

@@ -36,10 +36,11 @@ def main() -> None:
         prepare(Path(scratch), stage)
         environment = {key: value for key, value in os.environ.items() if key != "DVC_ROOT"}  # the checkpoints' place
         environment |= threads_of(name)
-        print(f"verify {name}: running `{stage.cmd}` in {scratch}", flush=True)
-        done = subprocess.run(stage.cmd, shell=True, cwd=scratch, env=environment)  # noqa: S602  # as DVC runs it
-        if done.returncode:
-            raise UserError(f"{name} ended with exit code {done.returncode} in the scratch place; its own message is above.")
+        for command in stage.cmd if isinstance(stage.cmd, list) else [stage.cmd]:
+            print(f"verify {name}: running `{command}` in {scratch}", flush=True)
+            done = subprocess.run(command, shell=True, cwd=scratch, env=environment)  # noqa: S602  # as DVC runs it
+            if done.returncode:
+                raise UserError(f"{name} ended with exit code {done.returncode} in the scratch place; its own message is above.")
         found = {path for out in stage.outs for path in written(Path(scratch), out.def_path) if not path.startswith(MEASURED)}
         for path in sorted({*found, *expected}):
             if path not in found or path not in expected:

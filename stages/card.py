@@ -15,6 +15,8 @@ from reproduce.statistics import wilson
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
+# Of the interval. Not params.yaml's `compare.confidence`: a report with another one must not evaluate all models again.
+CONFIDENCE = 0.95
 # The Hub's names of the metrics that it calls otherwise than we do.
 HUB_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
 
@@ -133,7 +135,7 @@ on the validation set. Texts are cut to {params["tokenize"]["max_length"]} token
 
 On {f"{run['n']:,} examples held out of train" if held_out else f"the validation set, {run['n']:,} examples"}.
 
-{_scores(run, dataset, params["compare"]["confidence"])}
+{_scores(run, dataset)}
 
 ## Environment
 
@@ -164,16 +166,16 @@ def _usage(run: dict[str, Any], dataset: Dataset) -> str:
     return f'classify = pipeline("text-classification", model="{folder}"{options})\nclassify({example})'
 
 
-def _scores(run: dict[str, Any], dataset: Dataset, confidence: float) -> str:
+def _scores(run: dict[str, Any], dataset: Dataset) -> str:
     parts = [run, run["mismatched"]] if "mismatched" in run else [run]
     rows = []
     for measured, where in zip(parts, ("", ", mismatched genres"), strict=False):
         for metric in (*dataset.metrics, "loss"):
             interval = "-"
             if metric == "accuracy":
-                interval = "{:.4f} to {:.4f}".format(*wilson(measured["correct"], measured["n"], confidence))
+                interval = "{:.4f} to {:.4f}".format(*wilson(measured["correct"], measured["n"], CONFIDENCE))
             rows.append([f"{metric}{where}", f"{measured[metric]:.4f}", interval, f"{measured['n']:,}"])
-    text = _table(["metric", "value", f"{100 * confidence:g} % interval", "examples"], rows)
+    text = _table(["metric", "value", f"{CONFIDENCE:.0%} interval", "examples"], rows)
     if "accuracy" in dataset.metrics:
         text += "\n\nThe interval is Wilson's: the error that the number of examples leaves."
     if "confusion" in run:

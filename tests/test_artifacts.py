@@ -36,7 +36,13 @@ def test_register_push_and_download_by_version(copy: Repository, tmp_path: Path)
     copy.run(*push)
     first = contents(model)
     copy.edit("catalog.yaml", lambda c: c["models"]["tiny"].update(license="mit"))
-    assert sorted(copy.repro()) == ["card@tiny-1", "download_tokenizer@tiny", "download_weights@tiny", "report"]
+    assert sorted(copy.repro()) == [
+        "download_tokenizer@tiny",
+        "download_weights@tiny",
+        "evaluate@tiny-1",
+        "export@tiny",
+        "report",
+    ]
     copy.run("git", "commit", "-qam", "another card")
     copy.run("gto", "register", "tiny", "--version", "v1.1.0")
     copy.run(*push)
@@ -61,5 +67,5 @@ def test_register_push_and_download_by_version(copy: Repository, tmp_path: Path)
     code = (ROOT / "README.md").read_text().split("## Versions of a model")[1].split("```python\n")[1].split("```")[0]
     done = clone.run(sys.executable, "-c", code.replace("minilm", "tiny"))
     assert contents(clone.path / "tiny") == first and "models/finetuned/tiny-1" in done.stdout
-    clone.run("dvc", "pull", "-q", "finetune@tiny-1", "card@tiny-1")
+    clone.run("dvc", "pull", "-q", "finetune@tiny-1", "evaluate@tiny-1")
     assert contents(clone.path / "models/finetuned/tiny-1") == second

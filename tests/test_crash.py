@@ -251,7 +251,7 @@ def test_dvc_goes_on_after_each_of_the_other_stages_was_killed(copy: Repository,
     """
     expected = contents(copy.path, *RESULTS)
     names = [name for name in finished.ran if name.split("@")[0] in STAGES]
-    assert len(names) == len(STAGES)
+    assert len(names) == len(STAGES) - 1  # the card is made by the stage evaluate
     for name, (arguments, outputs, at, half) in STAGES.items():
         for output in outputs:  # as dvc does before it runs a stage
             path = copy.path / output
@@ -327,10 +327,8 @@ def test_a_trainer_that_is_killed_at_every_point_ends_with_the_same_bytes(copy: 
     again = copy.run(*REPRO).stdout
     recoveries.append(recovery(again))
     assert sorted(re.findall(r"Running stage '([^']+)'", again)) == [
-        "card@tiny-1",
         "compare",
         "evaluate@tiny-1",
-        "export@tiny",
         "finetune@tiny-1",
         "report",
     ]
@@ -382,10 +380,8 @@ def test_ctrl_c_and_then_an_orphan(copy: Repository) -> None:
     assert is_complete(folder / "finished")
     done = copy.run(*REPRO).stdout
     assert sorted(re.findall(r"Running stage '([^']+)'", done)) == [
-        "card@tiny-1",
         "compare",
         "evaluate@tiny-1",
-        "export@tiny",
         "finetune@tiny-1",
         "report",
     ]

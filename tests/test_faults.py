@@ -1,6 +1,5 @@
 """docs/faults.md has a row for every fault test that there is, and for no other; the tests themselves are not run for that."""
 
-import ast
 import json
 import re
 import subprocess
@@ -9,19 +8,7 @@ from pathlib import Path
 
 from conftest import ROOT
 from fault_table import document, read
-
-
-def fault_tests(source: str) -> set[str]:
-    """The test functions of a module that record a fault, themselves or through a function of that module."""
-    functions = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
-    recording = {"record_fault"}
-    for _ in functions:  # until nothing is added: helpers that call helpers
-        recording |= {name for name, node in functions.items() if calls(node) & recording}
-    return {name for name in recording if name.startswith("test_")}
-
-
-def calls(node: ast.AST) -> set[str]:
-    return {call.func.id for call in ast.walk(node) if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)}
+from faults import fault_tests
 
 
 def rows(text: str) -> set[str]:

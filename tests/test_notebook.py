@@ -59,7 +59,7 @@ def test_every_cell_runs(copy: Repository, tmp_path: Path) -> None:
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "a cell was skipped"
     text = "\n".join(map(printed, code))
     ran = [line.split("'")[1] for line in text.splitlines() if line.startswith("Running stage ")]
-    assert ran == ["finetune@tiny-2", "evaluate@tiny-2", "card@tiny-2", "compare", "report"], text
+    assert ran == ["finetune@tiny-2", "evaluate@tiny-2", "compare", "report"], text
     assert "no GPU (PyTorch " in text or "GPU: " in text
     assert f"remote store: {drive}" in text
     result = json.loads((clone / "metrics/accuracy.json").read_text())["models"]["tiny"]

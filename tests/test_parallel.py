@@ -113,5 +113,6 @@ def test_a_launcher_runs_the_stages_and_leaves_no_trace_in_the_lock(copy: Reposi
 
 def test_the_stages_that_compute_have_the_launcher_and_the_others_do_not() -> None:
     stages = load_yaml(ROOT / "dvc.yaml")["stages"]
-    with_launcher = {name for name, stage in stages.items() if stage["cmd"].startswith("${launcher} ")}
+    first = {name: stage["cmd"] if isinstance(stage["cmd"], str) else stage["cmd"][0] for name, stage in stages.items()}
+    with_launcher = {name for name, command in first.items() if command.startswith("${launcher} ")}
     assert with_launcher == {"tokenize", "finetune", "evaluate", "export", "benchmark"}

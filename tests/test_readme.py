@@ -12,7 +12,7 @@ import pytest
 
 from conftest import ROOT, Repository, in_place_of_venv
 from hub import COMMIT, ONLY_LOOPBACK, serving
-from reproduce.readme import BLOCK, FILES, Language, filled
+from reproduce.readme import BLOCK, BLOCKS, FILES, Language, filled
 
 ENGLISH, PORTUGUESE = ((ROOT / path).read_text(encoding="utf-8") for path in FILES.values())
 
@@ -55,7 +55,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "make remote URL=ssh://me@host:22/absolute/path": Elsewhere("tests/test_remotes.py", "serving", "ssh://{getpass.getuser()}@127.0.0.1:{port}{folder}"),
     "make remote URL=https://host/folder": Elsewhere("tests/test_remotes.py", "serving", "http://127.0.0.1"),
     "make push": Run("0 damaged"),
-    "dvc pull finetune@minilm-1 card@minilm-1": Run("up to date"),
+    "dvc pull finetune@minilm-1 evaluate@minilm-1": Run("up to date"),
     'python -m reproduce.predict "a gripping film"': Run(r"a gripping film,(POSITIVE|NEGATIVE),0\."),
     "python -m reproduce.predict --file sentences.txt --output predictions.csv": Elsewhere("tests/test_predict.py", "test_the_progress_bar_is_for_terminals", '"--file", str(tmp_path / "s.txt"), "--output"'),
     "gto register minilm --version v1.0.0": Elsewhere("tests/test_artifacts.py", "test_register_push_and_download_by_version", '"gto", "register", "tiny", "--version", "v1.0.0"'),
@@ -120,7 +120,7 @@ def test_the_measured_numbers_are_those_of_the_files() -> None:
 
 
 def test_a_stale_number_is_found_and_written_anew(tmp_path: Path) -> None:
-    for name in ("metrics", "environment", "benchmarks/results"):
+    for name in ("metrics", "environment", "benchmarks/results", "docs"):
         shutil.copytree(ROOT / name, tmp_path / name)
     for name in ("README.md", "README.pt-BR.md", "published.yaml", "params.yaml", "catalog.yaml"):
         shutil.copyfile(ROOT / name, tmp_path / name)
@@ -140,7 +140,7 @@ def test_a_missing_block_is_an_error() -> None:
     from reproduce.stage import UserError
 
     with pytest.raises(UserError, match="generated blocks colab, demo, benchmarks; expected each of"):
-        filled(ENGLISH.replace("generated: results", "results"), Path("README.md"), Language("en"))
+        filled(ENGLISH.replace("generated: results", "results"), Path("README.md"), Language("en"), BLOCKS)
 
 
 @pytest.mark.parametrize("text", [ENGLISH, PORTUGUESE], ids=["en", "pt-BR"])
@@ -224,7 +224,7 @@ def test_a_model_is_added_as_shown(copy: Repository, tiny_model: Path, tmp_path:
         again = copy.run(sys.executable, "-m", "reproduce.pin", "--model", "small").stdout
     assert set(ran) == {
         *(f"{stage}@small" for stage in ("download_tokenizer", "download_weights", "tokenize")),
-        "finetune@small-1", "evaluate@small-1", "export@small", "card@small-1", "benchmark", "compare", "report",
+        "finetune@small-1", "evaluate@small-1", "export@small", "benchmark", "compare", "report",
     }  # fmt: skip
     assert (copy.path / "models/weights/small/model.safetensors").read_bytes() == (tiny_model / "model.safetensors").read_bytes()
     assert copy.json("metrics/accuracy.json")["models"]["small"]["seeds_run"] == 1

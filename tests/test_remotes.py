@@ -24,7 +24,8 @@ from faults import record_fault
 STUDENT = "refs/test/student"  # where `origin` keeps the experiment for git's own commands
 MODEL = "models/finetuned/tiny-1"
 WEIGHTS = f"{MODEL}/model.safetensors"
-ALL_OUTPUTS = ("data/raw", "data/dataset.json", "data/tokenized/tiny", MODEL, "models/tokenizers/tiny", "models/weights/tiny", "plots/curves/tiny-1",
+ALL_OUTPUTS = ("data/raw", "data/dataset.json", "data/tokenized/tiny", MODEL, "models/exported/tiny-1", "models/tokenizers/tiny",
+               "models/weights/tiny", "plots/curves/tiny-1",
                "plots/accuracy_by_seed.csv", "predictions/tiny-1.csv", "report")  # fmt: skip
 
 
@@ -473,6 +474,7 @@ def test_dvc_push_alone_leaves_out_what_the_run_cache_needs(store: tuple[Path, s
         "environment/tiny-1.json",
         "metrics/accuracy.json",
         "metrics/claims.json",
+        "metrics/export/tiny-1.json",
         "metrics/runs/tiny-1.json",
         "metrics/speed.json",
     ]
