@@ -95,7 +95,7 @@ test: $(STAMP) ## The tests: no network, no Hub, no GPU
 	$(PYTEST)
 
 faults: $(STAMP) ## Break everything again and write down what happened: docs/faults.md
-	records=$$(mktemp) && FAULT_RECORD=$$records $(PYTEST) $$(grep -l '^from faults import' tests/test_*.py) \
+	records=$$(mktemp) && FAULT_RECORD=$$records $(PYTEST) --faults $$(grep -l '^from faults import' tests/test_*.py) \
 	  && python tests/fault_table.py $$records > docs/faults.md; ended=$$?; rm -f $$records; exit $$ended
 
 lint: $(STAMP) ## ruff (style, likely bugs) and mypy (types)

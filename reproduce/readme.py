@@ -9,6 +9,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +275,12 @@ def demo(say: Language) -> str:
     return say.sentence("demo", seconds=seconds, scores=reached, seeds=" / ".join(by_seed))
 
 
+def printed(name: str, say: Language) -> str:
+    """What a command printed after `make demo`, with the command."""
+    demo = read("benchmarks/results/demo.json")
+    return f"`{demo['commands'][name]}`:\n\n```text\n{demo['printed'][name]}\n```"
+
+
 def benchmarks(say: Language) -> str:
     """What each script of benchmarks/ found, in its own words, and whether its target is met."""
     rows = [[say(head) for head in ("benchmark", "result", "target", "met")]]
@@ -364,7 +371,10 @@ def by_value(shares: dict[str, float]) -> list[tuple[str, float]]:
 
 
 Blocks = dict[str, Callable[[Language], str]]
-BLOCKS: Blocks = {"colab": colab, "results": results, "demo": demo, "benchmarks": benchmarks}
+BLOCKS: Blocks = {
+    "colab": colab, "results": results, "demo": demo, "benchmarks": benchmarks,
+    **{name: partial(printed, name) for name in ("table", "metrics", "params")},
+}  # fmt: skip
 SPEED_BLOCKS: Blocks = {
     "training": training, "profile": profile, "batching": batching, "options": options, "inference": inference,
 }  # fmt: skip

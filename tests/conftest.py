@@ -49,9 +49,12 @@ sys.addaudithook(_audit)
 """
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults", action="store_true", help="only the tests that break something (make faults)")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """`make faults` runs the tests that break something, and no others of their files."""
-    if "FAULT_RECORD" in os.environ:
+    if config.getoption("--faults"):
         breaking = {path: fault_tests(path.read_text(encoding="utf-8")) for path in {item.path for item in items}}
         items[:] = [item for item in items if getattr(item, "originalname", item.name) in breaking[item.path]]
 
