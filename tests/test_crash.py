@@ -413,6 +413,7 @@ def test_processes_of_a_training_over_several(copy: Repository) -> None:
     with halted(copy, "os.mkdir */checkpoint-20 *", *FINETUNE, **loopback) as victim:
         gone_on = recovery(victim.text())
         trainers = [child.pid for child in psutil.Process(victim.process.pid).children()]
+        until(lambda: (run_folder(copy) / "checkpoint-20").exists(), "checkpoint of the trainer that was not halted")
         os.kill(victim.process.pid, signal.SIGKILL)
         assert victim.process.wait(PATIENCE) == -signal.SIGKILL
         assert len(trainers) == 2

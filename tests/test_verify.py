@@ -20,7 +20,7 @@ def verify(repository: Repository, stage: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("stage", ["tokenize@tiny", "finetune@tiny-1", "compare"])
+@pytest.mark.parametrize("stage", ["tokenize@tiny", "finetune@tiny-1", "evaluate@tiny-1", "compare"])
 def test_a_stage_that_repeats_is_identical(finished: Repository, stage: str) -> None:
     before = finished.run("git", "status", "--porcelain").stdout, sorted(finished.path.rglob("*"))
     code, text = verify(finished, stage)
