@@ -139,7 +139,7 @@ def test_a_stale_number_is_found_and_written_anew(tmp_path: Path) -> None:
 def test_a_missing_block_is_an_error() -> None:
     from reproduce.stage import UserError
 
-    with pytest.raises(UserError, match="generated blocks colab, demo, benchmarks; expected each of"):
+    with pytest.raises(UserError, match="generated blocks colab, demo, table, metrics, params, benchmarks; expected each of"):
         filled(ENGLISH.replace("generated: results", "results"), Path("README.md"), Language("en"), BLOCKS)
 
 
