@@ -4,7 +4,8 @@ What a no-op costs depends on the numbers of stages, dependencies and outputs, n
 trained: in a temporary copy of the project (its real dvc.yaml, params.yaml and catalog) every stage module is replaced by
 a script that creates the outputs that DVC says are that stage's, and `dvc repro` runs once before the no-ops are timed.
 Two copies: outputs of a few bytes, and folders with 3 files of 1 MiB each, to show that sizes do not matter (DVC keeps hashes
-by modification time). Target: ours <= 2 x theirs + 1.5 s, medians.
+by modification time). Target: ours <= 2 x theirs + 1.5 s in the median round: each round is judged by itself, because the
+machine's drift from round to round is as large as what is measured.
 
 Run as: python -m benchmarks.noop_repro
 """
@@ -12,6 +13,7 @@ Run as: python -m benchmarks.noop_repro
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 from functools import partial
@@ -20,7 +22,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.common import report, spread_seconds, take_turns, time_command
 
-ROUNDS = 5
+ROUNDS = 15
 DVC = [sys.executable, "-m", "dvc"]
 UP_TO_DATE = "Data and pipelines are up to date."
 
@@ -58,13 +60,18 @@ def main() -> None:
         }
         seconds = take_turns(tasks, ROUNDS)
     results = {name: spread_seconds(values) for name, values in seconds.items()}
-    ours, with_large, theirs = (results[name]["wall"]["median"] for name in tasks)
-    ratio = {"ours": round(ours / theirs, 3), "ours, large files": round(with_large / theirs, 3)}
-    limit = 2 * theirs + 1.5
-    line = (f"{stages} stages in {ours:.2f} s, {ratio['ours']} x an empty pipeline ({theirs:.2f} s), "
-            f"with large files {ratio['ours, large files']} x; the target allows {limit:.2f} s; medians of {ROUNDS}")  # fmt: skip
-    report("noop_repro", "ours <= 2 x theirs + 1.5 s", max(ours, with_large) <= limit, line,
-           {"unit": "seconds", "stages": stages, "ratio": ratio, **results})  # fmt: skip
+    wall = {name: results[name]["wall"]["values"] for name in tasks}
+    ratio, room = {}, {}
+    for name in ("ours", "ours, large files"):
+        rounds = list(zip(wall[name], wall["peer"], strict=True))
+        ratio[name] = round(statistics.median(ours / theirs for ours, theirs in rounds), 3)
+        room[name] = round(statistics.median(2 * theirs + 1.5 - ours for ours, theirs in rounds), 2)
+    ours, theirs = (results[name]["wall"]["median"] for name in ("ours", "peer"))
+    line = (f"{stages} stages in {ours:.2f} s, {ratio['ours']} x an empty pipeline ({theirs:.2f} s), with large files "
+            f"{ratio['ours, large files']} x; below the limit by {room['ours']:.2f} and {room['ours, large files']:.2f} s; "
+            f"medians of {ROUNDS} rounds")  # fmt: skip
+    report("noop_repro", "ours <= 2 x theirs + 1.5 s", min(room.values()) >= 0, line,
+           {"unit": "seconds", "stages": stages, "ratio": ratio, "seconds_below_the_limit": room, **results})  # fmt: skip
 
 
 def make_empty(path: Path) -> None:
