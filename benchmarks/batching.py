@@ -1,8 +1,8 @@
 """Do batches of near lengths cost accuracy? MiniLM on all of SST-2 train, one epoch, two seeds, against random batches.
 
 Nothing is timed. Both are `stages.finetune.train`, with the same sentences, number of steps, learning rates and first
-weights; only which sentences meet in a batch differs. (Random batches are computed in four pieces of near lengths: the same
-gradient up to the order of summation, and half the work.) The interval is Student's, over the validation sentences: of each,
+weights; only which sentences meet in a batch differs. (Random batches are computed in four pieces of near lengths, to pad less:
+the same sum over the batch, other dropout masks.) The interval is Student's, over the validation sentences: of each,
 how often it is right with near lengths minus how often with random batches, mean over the seeds. It says nothing of seeds
 that were not run.
 

@@ -318,7 +318,8 @@ def profile(say: Language) -> str:
     if not (found := measured("training")):
         return NOT_RUN
     rows = [["part of a step", "share of its time, %"]]
-    rows += [[part, say.number(100 * share, 1)] for part, share in by_value(found["profile_share_of_a_step"])]
+    largest_first = sorted(found["profile_share_of_a_step"].items(), key=lambda item: -item[1])
+    rows += [[part, say.number(100 * share, 1)] for part, share in largest_first]
     return table(rows)
 
 
@@ -363,11 +364,6 @@ def on(found: dict[str, Any]) -> str:
     """The machine that a benchmark ran on."""
     machine = found["environment"]
     return f"{machine['gpu'] or machine['cpu']} ({machine['threads']} threads)"
-
-
-def by_value(shares: dict[str, float]) -> list[tuple[str, float]]:
-    """Largest first: JSON's sorted keys lost the order."""
-    return sorted(shares.items(), key=lambda item: -item[1])
 
 
 Blocks = dict[str, Callable[[Language], str]]
