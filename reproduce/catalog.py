@@ -3,12 +3,17 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from reproduce.params import Section, read_yaml, validate
-from reproduce.stage import UserError
+from reproduce.params import Section, SectionType, read_yaml, validate
+from reproduce.stage import UserError, write_json
 
 CATALOG = Path("catalog.yaml")
+
+# Copies of the entries that were downloaded, for later stages: a dependency on the whole of catalog.yaml costs each `dvc repro`
+# a parse of it for each stage.
+DATASET_ENTRY = Path("data/entry.json")
+MODEL_ENTRIES = Path("models/entries")
 
 # Relative, forward slashes, no "..": where the file lies inside its source, and below the folder it is copied to.
 FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
@@ -198,6 +203,21 @@ def read_pinned_dataset(name: str, path: Path = CATALOG) -> Dataset:
 def read_model(name: str, path: Path = CATALOG) -> Model:
     """The entry of model `name`; an unknown name raises `UserError` and lists the known ones."""
     return validate(Model, _entry("models", name, path), f"{path}: models.{name}")
+
+
+def write_entry(path: Path, entry: Dataset | Model) -> None:
+    """Leave `entry` at `path` as JSON, for `read_entry`."""
+    write_json(path, entry.model_dump(mode="json", exclude_none=True))
+
+
+def read_entry(path: Path, schema: type[SectionType]) -> SectionType:
+    """What `write_entry` left at `path`; `UserError` if it is missing or something else."""
+    try:
+        return schema.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing. Run `dvc repro {path}`, which writes it, or `dvc pull {path}`.") from error
+    except ValidationError as error:
+        raise UserError(f"{path} is no entry of {CATALOG}. Delete it and run `dvc checkout {path}`.") from error
 
 
 def _entry(kind: str, name: str, path: Path) -> object:

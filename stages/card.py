@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.catalog import Dataset, Model, Source, Split, on_the_hub, read_dataset, read_model
+from reproduce.catalog import DATASET_ENTRY, MODEL_ENTRIES, Dataset, Model, Source, Split, on_the_hub, read_entry
 from reproduce.params import PARAMS, read_yaml
 from reproduce.stage import UserError, read_json, run_stage, write_text
 from reproduce.statistics import wilson
@@ -34,7 +34,8 @@ def main() -> None:
         if not file.is_file():
             raise UserError(f"{file} is missing. Run `dvc repro {stage}@{name}`, which writes it.")
     run, environment = read_run(measured, params["dataset"]), read_json(computed_on, f"Run `git checkout {computed_on}`.")
-    dataset, model = read_dataset(params["dataset"]), read_model(arguments.model)
+    dataset = read_entry(DATASET_ENTRY, Dataset)
+    model = read_entry(MODEL_ENTRIES / f"{arguments.model}.json", Model)
     metadata = card_metadata(run, dataset, model)
     text = card_text(run, environment, dataset, model, params)
     path = Path("models/finetuned") / name / "README.md"

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from reproduce.catalog import Dataset, Split, read_pinned_dataset
+from reproduce.catalog import DATASET_ENTRY, Dataset, Split, read_pinned_dataset, write_entry
 from reproduce.fetch import fetch
 from reproduce.params import Section, read_experiment, read_section
 from reproduce.sentences import ABOUT, md5, read_tsv, to_tsv
@@ -35,7 +35,7 @@ class Selection(Section):
 
 
 def main() -> None:
-    """Write data/raw/SPLIT.tsv, for the splits that the dataset has, and data/dataset.json."""
+    """Write data/raw/SPLIT.tsv, for the splits that the dataset has, data/dataset.json and data/entry.json."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     name = read_experiment().dataset
     dataset = read_pinned_dataset(name)
@@ -57,6 +57,7 @@ def main() -> None:
     about = dataset.model_dump(include={"columns", "labels", "scale", "metrics"})
     validation = "held out of train" if selection.holdout else "validation"
     write_json(ABOUT, {"dataset": name, "splits": list(sizes), "validation": validation, **about})
+    write_entry(DATASET_ENTRY, dataset)
     held = ", validation held out of train (selection.holdout)" if selection.holdout else ""
     print(f"{RAW}: {name}, " + ", ".join(f"{split} {n:,}" for split, n in sizes.items()) + " sentences" + held)
 

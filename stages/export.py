@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from reproduce.catalog import read_dataset, read_model
+from reproduce.catalog import MODEL_ENTRIES, Model, read_entry
 from reproduce.inference import check_int8, load_onnx, processor_flags, usable_processors
-from reproduce.params import Section, read_experiment, read_section
+from reproduce.params import Section, read_section
+from reproduce.sentences import read_about
 from reproduce.stage import UserError, go_offline, output_directory, read_json, run_stage, write_json, write_text
 from stages.evaluate import measure, predict
 
@@ -58,17 +59,17 @@ def main() -> None:
     arguments = parser.parse_args()
     run = f"{arguments.model}-{arguments.seed}"
     params = read_section("export", Export)
-    experiment = read_experiment()
-    dataset, licence = read_dataset(experiment.dataset), read_model(arguments.model).license
+    dataset = read_about()
+    licence = read_entry(MODEL_ENTRIES / f"{arguments.model}.json", Model).license
     source, target = Path("models/finetuned") / run, Path("models/exported") / run
-    check_source(source, dataset.labels, experiment.dataset)
+    check_source(source, dataset.labels, dataset.dataset)
     check_runtime(params, target)
     go_offline()
     token_ids, token_types, labels = read_tokenized(Path("data/tokenized") / arguments.model / "validation.parquet")
     with output_directory(target) as out:
         inputs = export(source, out, params)
         forms = compare(source, out, token_ids, token_types, labels, dataset.metrics)
-        about = {"dataset": experiment.dataset, "model": arguments.model, "seed": arguments.seed, "n": len(labels),
+        about = {"dataset": dataset.dataset, "model": arguments.model, "seed": arguments.seed, "n": len(labels),
                  "metric": dataset.metrics[0], "opset": params.opset, "inputs": inputs}  # fmt: skip
         write_text(out / "README.md", readme(about, forms, dataset.labels, licence, params))
     write_json(Path("metrics/export") / f"{run}.json", {**about, "forms": forms})
