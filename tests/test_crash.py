@@ -33,7 +33,7 @@ REPRO = ("dvc", "--wait-for-lock", "repro")
 MODEL, CURVE = Path("models/finetuned/tiny-1"), Path("plots/curves/tiny-1")
 # All outputs that are a function of the inputs: not the times in environment/ and metrics/speed.json, nor the report on them.
 CARD = "models/finetuned/tiny-1/README.md"
-RESULTS = ("data/raw", "data/dataset.json", "data/tokenized", "models", "plots", "predictions", "metrics/runs",
+RESULTS = ("data/raw", "data/dataset.json", "data/entry.json", "data/tokenized", "models", "plots", "predictions", "metrics/runs",
            "metrics/accuracy.json", CARD)  # fmt: skip
 
 # Imported first by every Python that a victim starts. HALT_AT is a pattern over Python's audit events (library reference,
@@ -237,10 +237,10 @@ STAGES = {
         "models/weights/tiny.partial/model.safetensors",
     ),
     "download_tokenizer": (
-        ("--model", "tiny"), ("models/tokenizers/tiny",), "open models/tokenizers/tiny.partial/vocab.txt w *",
+        ("--model", "tiny"), ("models/tokenizers/tiny", "models/entries/tiny.json"), "open models/tokenizers/tiny.partial/vocab.txt w *",
         "models/tokenizers/tiny.partial/config.json",
     ),
-    "download_dataset": ((), ("data/raw", "data/dataset.json"), "open data/raw.partial/validation.tsv w *", "data/raw.partial/train.tsv"),
+    "download_dataset": ((), ("data/raw", "data/dataset.json", "data/entry.json"), "open data/raw.partial/validation.tsv w *", "data/raw.partial/train.tsv"),
 }  # fmt: skip
 
 

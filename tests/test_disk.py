@@ -25,8 +25,8 @@ from test_crash import CURVE, FINETUNE, MODEL, PATIENCE, REPRO, RESULTS, content
 RUN = ("--model", "tiny", "--seed", "1")
 MEMORY = 290 * 2**20  # bytes: the training of the wide model takes 365 MB with 48 sentences at a time, 250 with 24, 90 with 12
 STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # arguments, outputs in the order in which they are written
-    "download_dataset": ((), ("data/raw", "data/dataset.json")),
-    "download_tokenizer": (("--model", "tiny"), ("models/tokenizers/tiny",)),
+    "download_dataset": ((), ("data/raw", "data/dataset.json", "data/entry.json")),
+    "download_tokenizer": (("--model", "tiny"), ("models/tokenizers/tiny", "models/entries/tiny.json")),
     "download_weights": (("--model", "tiny"), ("models/weights/tiny",)),
     "tokenize": (("--model", "tiny"), ("data/tokenized/tiny",)),
     "evaluate": (RUN, ("predictions/tiny-1.csv", "metrics/runs/tiny-1.json")),

@@ -24,7 +24,8 @@ from faults import record_fault
 STUDENT = "refs/test/student"  # where `origin` keeps the experiment for git's own commands
 MODEL = "models/finetuned/tiny-1"
 WEIGHTS = f"{MODEL}/model.safetensors"
-ALL_OUTPUTS = ("data/raw", "data/dataset.json", "data/tokenized/tiny", MODEL, "models/exported/tiny-1", "models/tokenizers/tiny",
+ALL_OUTPUTS = ("data/raw", "data/dataset.json", "data/entry.json", "data/tokenized/tiny", MODEL, "models/entries/tiny.json",
+               "models/exported/tiny-1", "models/tokenizers/tiny",
                "models/weights/tiny", "plots/curves/tiny-1",
                "plots/accuracy_by_seed.csv", "predictions/tiny-1.csv", "report")  # fmt: skip
 
