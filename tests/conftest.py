@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -217,6 +218,29 @@ def environment(home: Path) -> dict[str, str]:
     return env
 
 
+@pytest.fixture(scope="session")
+def warm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The socket of a process that has imported PyTorch and transformers (tests/warm.py), one a worker."""
+    place = tmp_path_factory.mktemp("warm") / "socket"
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    command = [sys.executable, f"{ROOT}/tests/warm.py", f"{place}"]
+    with subprocess.Popen(command, env=environment(place.parent / "home") | offline, start_new_session=True) as server:
+        yield place
+        os.killpg(server.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def warm(warm_server: Path) -> Iterator[None]:
+    """Stages that this module's repositories run through DVC run in forks of the warm server: seconds less each."""
+    with mock.patch.dict(os.environ, LAUNCHER=launcher(warm_server)):
+        yield
+
+
+def launcher(server: Path) -> str:
+    """The value of LAUNCHER with which stages run in forks of the server."""
+    return f"{sys.executable} {ROOT}/tests/warm.py {server}"
+
+
 def in_place_of_venv(folder: Path) -> dict[str, str]:
     """Environment in which `make` takes the environment that runs the tests for its .venv, and installs nothing."""
     venv = folder / "venv"
@@ -283,12 +307,13 @@ def repository(tmp_path: Path, tiny_model: Path) -> Repository:
 
 
 @pytest.fixture(scope="session")
-def finished(shared: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Repository:
+def finished(shared: Path, tiny_model: Path, warm_server: Path, tmp_path_factory: pytest.TempPathFactory) -> Repository:
     """A repository whose whole pipeline has run once, by one worker; each has its own copy. Tests copy it, or leave it as it is."""
     place, own = shared / "finished", tmp_path_factory.mktemp("finished")
     with made_once(place) as to_make:
         if to_make:
             made = make_repository(place / "repository", tiny_model)
+            made.env["LAUNCHER"] = launcher(warm_server)
             (place / "ran.json").write_text(json.dumps(made.repro()))
             made.run("git", "add", "-A")
             made.run("git", "commit", "-qm", "results")
@@ -300,7 +325,8 @@ def finished(shared: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFa
 def copy(finished: Repository, tmp_path: Path) -> Repository:
     """A copy of the finished repository that a test may change."""
     shutil.copytree(finished.path, tmp_path / "copy", symlinks=True)
-    return Repository(tmp_path / "copy", finished.env)
+    warm = {"LAUNCHER": os.environ["LAUNCHER"]} if "LAUNCHER" in os.environ else {}
+    return Repository(tmp_path / "copy", finished.env | warm)
 
 
 @pytest.fixture

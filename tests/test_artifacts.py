@@ -3,7 +3,11 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 from conftest import ROOT, Repository, load_yaml
+
+pytestmark = pytest.mark.usefixtures("warm")
 
 FILES = ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 

@@ -13,7 +13,19 @@ import pytest
 
 from conftest import MODEL_FILES, ROOT, Repository, dump_yaml, load_yaml, pin
 from hub import COMMIT, contents
-from reproduce.catalog import TOKENIZER_FILES, Dataset, Pin, Source, Split, read_dataset, read_model, read_pinned_dataset
+from reproduce.catalog import (
+    TOKENIZER_FILES,
+    Dataset,
+    Model,
+    Pin,
+    Source,
+    Split,
+    read_dataset,
+    read_entry,
+    read_model,
+    read_pinned_dataset,
+    write_entry,
+)
 from reproduce.fetch import fetch
 from reproduce.sentences import read_tsv
 from reproduce.stage import UserError
@@ -425,6 +437,26 @@ def test_every_entry_of_the_catalog_is_complete() -> None:
         read_dataset(name, ROOT / "catalog.yaml")
     for name in catalog["models"]:
         assert set(read_model(name, ROOT / "catalog.yaml").tokenizer) == set(MODEL_FILES)
+
+
+def test_an_entry_comes_out_of_its_file_as_it_went_in(tmp_path: Path) -> None:
+    for kind, read, schema in (("datasets", read_dataset, Dataset), ("models", read_model, Model)):
+        for name in load_yaml(ROOT / "catalog.yaml")[kind]:
+            entry = read(name, ROOT / "catalog.yaml")
+            write_entry(tmp_path / f"{name}.json", entry)
+            assert read_entry(tmp_path / f"{name}.json", schema) == entry
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"sources": []}', b"\xff"])
+def test_a_file_that_holds_no_entry_is_refused(tmp_path: Path, content: bytes) -> None:
+    place = tmp_path / "entry.json"
+    with pytest.raises(UserError) as error:
+        read_entry(place, Dataset)
+    assert str(error.value) == f"{place} is missing. Run `dvc repro {place}`, which writes it, or `dvc pull {place}`."
+    place.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        read_entry(place, Dataset)
+    assert str(error.value) == f"{place} is no entry of catalog.yaml. Delete it and run `dvc checkout {place}`."
 
 
 # --- canonical form ---------------------------------------------------------------------------------------------------

@@ -28,6 +28,8 @@ from reproduce.published import Published
 from reproduce.stage import UserError
 from stages import download_dataset, finetune, tokenize
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 # Text columns and classes as the Hub's dataset card states them; no classes: the label is a float32.
 SCHEMAS = {
     "cola": (["sentence"], ["unacceptable", "acceptable"]),

@@ -13,6 +13,8 @@ from nbformat.v4 import new_code_cell
 
 from conftest import ROOT, Repository, in_place_of_venv
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 NOTEBOOK = ROOT / "notebooks/colab.ipynb"
 
 

@@ -13,6 +13,8 @@ from ruamel.yaml import YAML
 
 from conftest import ROOT, Repository, load_yaml
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 ALL = [
     "download_dataset", "download_tokenizer@tiny", "download_weights@tiny", "tokenize@tiny", "finetune@tiny-1", "evaluate@tiny-1",
     "export@tiny", "benchmark", "compare", "report",

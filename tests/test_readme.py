@@ -14,6 +14,8 @@ from conftest import ROOT, Repository, in_place_of_venv
 from hub import COMMIT, ONLY_LOOPBACK, serving
 from reproduce.readme import BLOCK, BLOCKS, FILES, Language, filled
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 ENGLISH, PORTUGUESE = ((ROOT / path).read_text(encoding="utf-8") for path in FILES.values())
 
 

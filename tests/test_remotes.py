@@ -21,6 +21,8 @@ import remotes
 from conftest import Repository, load_yaml
 from faults import record_fault
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 STUDENT = "refs/test/student"  # where `origin` keeps the experiment for git's own commands
 MODEL = "models/finetuned/tiny-1"
 WEIGHTS = f"{MODEL}/model.safetensors"

@@ -16,6 +16,8 @@ from reproduce.params import read_yaml, validate
 from reproduce.stage import UserError
 from reproduce.submission import TASKS, check_format, median_seed, submission_tsv
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 SST2, RTE, STSB = TASKS["sst2", "test"], TASKS["rte", "test"], TASKS["stsb", "test"]
 
 

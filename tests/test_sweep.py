@@ -10,6 +10,8 @@ import pytest
 
 from conftest import ROOT, Repository, load_yaml
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/sweep.md").read_text(encoding="utf-8"), re.DOTALL)
 # SST-2 and MiniLM in the document; 96 sentences and a tiny model here.
 TINY = {
