@@ -88,7 +88,7 @@ submission: $(STAMP) ## Predict the hidden test set in the form that GLUE's serv
 readme: $(STAMP) ## Write the measured numbers of README.md and README.pt-BR.md anew
 	@python -m reproduce.readme
 
-# A file's tests share what they made, so one worker runs them; files in order of their names, so that no long one comes last.
+# A file's tests share what they made, so one worker runs them; files in the order that tests/conftest.py gives them, long ones early.
 PYTEST := python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP) ## The tests: no network, no Hub, no GPU

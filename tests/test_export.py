@@ -276,6 +276,7 @@ def test_what_the_pipeline_leaves(finished: Repository) -> None:
     assert f"| model.onnx | {found['forms']['onnx']['bytes'] / 1e6:.1f} | {run['accuracy']:.4f} | 0 |" in text
 
 
+@pytest.mark.usefixtures("warm")  # what DVC runs; the second run is a process of its own
 def test_a_setting_of_the_export_re_runs_it_and_a_second_run_writes_the_same_bytes(copy: Repository) -> None:
     files = {path.name: path.read_bytes() for path in (copy.path / "models/exported/tiny-1").iterdir()}
     copy.edit("params.yaml", lambda p: p["export"].update(per_channel=False))
