@@ -1,9 +1,10 @@
-"""`reproduce.fetch.fetch`, which verifies every byte, against plain `hf_hub_download`, which does not: DistilBERT's five files.
+"""What verifying every byte adds to `reproduce.fetch.fetch`, and that against plain `hf_hub_download`: DistilBERT's five files.
 
 All from the same Hub on the loopback address (tests/hub.py), in a process of its own, into an empty cache at every round;
 the bytes are random, their numbers real (269 MB). Ours leaves the files in the output folder besides, the peer only in the
-cache: so `peer and copy` is the peer, and then a plain copy to the same place. What verifying adds is ours over that, to be
-<= 1.1 at both speeds: 1 Gbit/s, and as fast as the loopback goes, where no network hides it.
+cache: so `peer and copy` is the peer, and then a plain copy to the same place. `unverified` is ours with a hash that looks at no
+byte: what verifying adds is ours over that, to be <= 1.1 at both speeds: 1 Gbit/s, and as fast as the loopback goes, where no
+network hides it.
 
 Run as: python -m benchmarks.hub_download
 """
@@ -22,6 +23,7 @@ from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest import mock
 
 from benchmarks.common import Seconds, report, spread_seconds, take_turns, time_call
 from reproduce.catalog import Pin, Source, read_model
@@ -29,7 +31,7 @@ from reproduce.fetch import fetch
 
 MODEL = "distilbert"
 SPEEDS = {"1 Gbit/s": 125e6, "unlimited": 0.0}  # bytes a second
-ROUNDS = 7
+ROUNDS = 21  # one alone may be off by a quarter
 LIMIT = 1.1
 
 
@@ -44,20 +46,43 @@ def main() -> None:
         seconds = {name: measure(folder, work, source, pins, rate) for name, rate in SPEEDS.items()}
     results = {name: {who: spread_seconds(values) for who, values in all_.items()} for name, all_ in seconds.items()}
     ratio = {
-        name: {peer: over(results[name]["ours"], results[name][peer]) for peer in ("peer", "peer and copy")} for name in SPEEDS
+        name: {other: over(results[name]["ours"], results[name][other]) for other in ("unverified", "peer", "peer and copy")}
+        for name in SPEEDS
     }
     size, speed = sum(pin.bytes for pin in pins.values()), sha256_speed()
     parts = [
-        f"{name}: {ratio[name]['peer and copy']['wall']} x hf_hub_download and a copy "
-        f"({results[name]['peer and copy']['wall']['median']:.2f} s), {ratio[name]['peer']['wall']} x hf_hub_download alone"
+        f"{name}: {ratio[name]['unverified']['wall']} x the same unverified, {ratio[name]['peer and copy']['wall']} x "
+        f"hf_hub_download and a copy ({results[name]['peer and copy']['wall']['median']:.2f} s), "
+        f"{ratio[name]['peer']['wall']} x hf_hub_download alone"
         for name in SPEEDS
     ]
     line = (
         f"{'; '.join(parts)}; sha256 alone {size / speed / 1e6:.2f} s ({speed:.0f} MB/s); median of {ROUNDS}, {size / 1e6:.0f} MB"
     )
-    met = max(ratio[name]["peer and copy"]["wall"] for name in SPEEDS) <= LIMIT
-    report("hub_download", f"<= {LIMIT} x hf_hub_download and a copy, at both speeds", met, line,
+    met = max(ratio[name]["unverified"]["wall"] for name in SPEEDS) <= LIMIT
+    report("hub_download", f"verified <= {LIMIT} x unverified, at both speeds", met, line,
            {"unit": "seconds", "bytes": size, "sha256_mb_per_second": round(speed), "ratio": ratio, **results})  # fmt: skip
+
+
+class NoHash:
+    """In the place of sha256: looks at no byte, and equals any digest."""
+
+    def update(self, data: bytes) -> None:
+        """Nothing."""
+
+    def hexdigest(self) -> str:
+        """What equals every digest."""
+        return AnyDigest()
+
+
+class AnyDigest(str):
+    """Equals every string."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return True
 
 
 def over(ours: dict[str, Any], peer: dict[str, Any]) -> dict[str, float]:
@@ -95,6 +120,10 @@ def measure(folder: Path, work: Path, source: Source, pins: dict[str, Pin], rate
             with redirect_stdout(StringIO()):
                 fetch("model", [source], pins, work / "out")
 
+        def unverified() -> None:
+            with mock.patch("reproduce.fetch.hashlib.sha256", NoHash):
+                ours()
+
         def fresh(download: Callable[[], None]) -> Seconds:
             shutil.rmtree(constants.HF_HUB_CACHE, ignore_errors=True)
             shutil.rmtree(work / "out", ignore_errors=True)
@@ -102,6 +131,7 @@ def measure(folder: Path, work: Path, source: Source, pins: dict[str, Pin], rate
 
         tasks = {
             "ours": partial(fresh, ours),
+            "unverified": partial(fresh, unverified),
             "peer": partial(fresh, peer),
             "peer and copy": partial(fresh, partial(peer, copy=True)),
         }
