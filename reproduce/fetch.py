@@ -148,8 +148,9 @@ def _hub_file(kind: Kind, source: Source, name: str, pin: Pin, target: Path) -> 
     try:
         cached = hf_hub_download(source.hub or "", name, repo_type=kind, revision=source.revision, local_files_only=True)
     except LocalEntryNotFoundError:
-        cached, verified = _download(kind, source, name, pin, target)
+        cached, verified = _download(kind, source, name, pin)
         if verified:
+            shutil.copyfile(cached, target)
             return
     try:
         copy_verified(Path(cached), target, pin, f"{source}: {name}")
@@ -203,12 +204,12 @@ def stated_pin(kind: Kind, source: Source, name: str, optional: bool = False) ->
     return Pin(bytes=size, sha256=hashlib.sha256(data).hexdigest())
 
 
-def _download(kind: Kind, source: Source, name: str, pin: Pin, target: Path) -> tuple[str, bool]:
-    """Download one file into the client's cache. Returns its place there and whether `target` already is the pinned file."""
+def _download(kind: Kind, source: Source, name: str, pin: Pin) -> tuple[str, bool]:
+    """Download one file into the client's cache. Returns its place there and whether what came is known to be the pinned file."""
     from huggingface_hub import hf_hub_download
 
     def ask() -> tuple[str, bool]:
-        with _written_beside(target, pin) as verified:
+        with _hashed_beside(pin) as verified:
             # force_download: the client then asks once for the file's size and place. Without it, it would ask for minutes.
             path = hf_hub_download(
                 source.hub or "", name, repo_type=kind, revision=source.revision,
@@ -273,19 +274,18 @@ def _judge(error: Exception, kind: Kind, source: Source, name: str) -> tuple[str
 
 
 @contextmanager
-def _written_beside(target: Path, pin: Pin) -> Iterator[Callable[[], bool]]:
-    """While the Hub's client downloads a file, write what comes to `target` too and hash it, in a thread of its own.
+def _hashed_beside(pin: Pin) -> Iterator[Callable[[], bool]]:
+    """While the Hub's client downloads a file, hash what comes in a thread of its own, so that verifying costs no time beside it.
 
-    So verifying costs no time beside the download. The function that is given says whether `target` is now the pinned file,
-    every byte of it; if not (other bytes, or a way past this one, such as Xet), the file in the client's cache is to be judged.
+    The function that is given says whether the pinned file came, every byte of it; if not (other bytes, or a way past this one,
+    such as Xet), the file in the client's cache is to be judged.
     """
     from huggingface_hub import get_session
 
     digest, size = hashlib.sha256(), 0
 
-    def write(chunk: bytes) -> None:
+    def take(chunk: bytes) -> None:
         nonlocal size
-        writer.write(chunk)
         digest.update(chunk)
         size += len(chunk)
 
@@ -299,7 +299,7 @@ def _written_beside(target: Path, pin: Pin) -> Iterator[Callable[[], bool]]:
         def iter_bytes(chunk_size: int | None = None) -> Iterator[bytes]:
             waiting: list[Future[None]] = []
             for chunk in whole_body(chunk_size):
-                waiting.append(worker.submit(write, chunk))
+                waiting.append(worker.submit(take, chunk))
                 if len(waiting) > 2:  # chunks of 10 MB: hashing may be slower than the network
                     waiting.pop(0).result()
                 yield chunk
@@ -310,13 +310,10 @@ def _written_beside(target: Path, pin: Pin) -> Iterator[Callable[[], bool]]:
 
     session = get_session()
     hooks = session.event_hooks
-    with target.open("wb") as writer, ThreadPoolExecutor(1) as worker:
+    with ThreadPoolExecutor(1) as worker:
         session.event_hooks = {**hooks, "response": [*hooks.get("response", []), watch]}
         try:
             yield lambda: size == pin.bytes and digest.hexdigest() == pin.sha256
-        except BaseException:
-            target.unlink()
-            raise
         finally:
             session.event_hooks = hooks
 
