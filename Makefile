@@ -23,7 +23,7 @@ $(STAMP): requirements.txt
 	@touch $@
 
 check: $(STAMP) ## Check params.yaml, catalog.yaml and published.yaml
-	@python -m reproduce.check
+	@python -m stages.check
 
 # `-S` settings and not a second params file: the demo is the same pipeline as a DVC experiment, run in a temporary copy.
 # Smaller batches and fewer epochs than SST-2's, for minutes on two cores; chosen on 320 sentences held out of train.
@@ -53,22 +53,22 @@ parallel: check ## Train JOBS runs at a time: make parallel JOBS=2
 	dvc --wait-for-lock repro
 
 verify: $(STAMP) ## Run a stage again elsewhere and compare it with dvc.lock: make verify STAGE=tokenize@minilm
-	@python -m reproduce.verify $(or $(STAGE),$(error say which stage: make verify STAGE=tokenize@minilm (dvc stage list shows them)))
+	@python -m tools.verify $(or $(STAGE),$(error say which stage: make verify STAGE=tokenize@minilm (dvc stage list shows them)))
 
 pin: $(STAMP) ## Download a new entry of catalog.yaml once and write its bytes and sha256: make pin DATASET=rte (or MODEL=small)
-	@python -m reproduce.pin $(if $(MODEL),--model '$(MODEL)',--dataset '$(or $(DATASET),$(error say which entry of catalog.yaml: make pin DATASET=rte, or make pin MODEL=small))')
+	@python -m tools.pin $(if $(MODEL),--model '$(MODEL)',--dataset '$(or $(DATASET),$(error say which entry of catalog.yaml: make pin DATASET=rte, or make pin MODEL=small))')
 
 clean-checkpoints: $(STAMP) ## Say what killed trainings left on the disk, ask, delete it (YES=1: do not ask)
-	@python -m reproduce.checkpoints $(if $(YES),--yes)
+	@python -m reproduce.training.checkpoints $(if $(YES),--yes)
 
 remote: $(STAMP) ## Make a directory or URL the DVC remote of this clone: make remote URL=s3://bucket/folder
-	@python -m reproduce.remotes set '$(or $(URL),$(error say where: make remote URL=/a/directory, or s3://..., ssh://..., https://...))'
+	@python -m tools.remotes set '$(or $(URL),$(error say where: make remote URL=/a/directory, or s3://..., ssh://..., https://...))'
 
 push: $(STAMP) ## Push all results to the remote, with what a restore needs
-	@python -m reproduce.remotes push
+	@python -m tools.remotes push
 
 fsck: $(STAMP) ## Hash everything in DVC's cache and name what is damaged (REMOTE=1: in the remote; DELETE=1: delete it)
-	@python -m reproduce.remotes fsck $(if $(REMOTE),--remote) $(if $(DELETE),--delete)
+	@python -m tools.remotes fsck $(if $(REMOTE),--remote) $(if $(DELETE),--delete)
 
 # DVC's own table of these columns is 137 characters wide: the names are shortened.
 KEEP ?= .*median|params.yaml:dataset|finetune.epochs
@@ -83,7 +83,7 @@ table: $(STAMP) ## The experiments side by side: make table KEEP='.*median|finet
 	@shown=$$(dvc exp show --csv --hide-workspace --drop '.*' --keep 'rev|Experiment|$(KEEP)') && echo "$$shown" | python -c "$$SHORTEN"
 
 submission: $(STAMP) ## Predict the hidden test set in the form that GLUE's server takes: make submission MODEL=minilm
-	@python -m reproduce.submission --model $(or $(MODEL),$(error say which model: make submission MODEL=minilm))
+	@python -m tools.submission --model $(or $(MODEL),$(error say which model: make submission MODEL=minilm))
 
 readme: $(STAMP) ## Write the measured numbers of README.md and README.pt-BR.md anew
 	@python -m reproduce.readme

@@ -10,12 +10,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeVar
 
-from reproduce.catalog import read_dataset, read_model
-from reproduce.environment import describe
-from reproduce.fetch import fetch
-from reproduce.sentences import read_tsv
-from reproduce.stage import write_json
-from stages.download_dataset import canonical_tsv
+from reproduce.files import write_json
+from reproduce.inputs.canonical import canonical_tsv
+from reproduce.inputs.catalog import read_dataset, read_model
+from reproduce.inputs.fetch import fetch
+from reproduce.inputs.sentences import read_tsv
+from reproduce.machine import describe
 
 RESULTS = Path("benchmarks/results")
 T = TypeVar("T")
@@ -49,17 +49,29 @@ def time_command(command: Sequence[str], cwd: Path | None = None, expect: str = 
     """Run `command` once; an error if it fails or does not print `expect`."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
-    done = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     wall = time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode or expect not in done.stdout:
-        raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}, expected {expect!r} in:\n{done.stdout}")
-    return Seconds(round(wall, 4), round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 4))
+        raise RuntimeError(
+            f"{' '.join(command)}: exit code {done.returncode}, expected {expect!r} in:\n{done.stdout}"
+        )
+    return Seconds(
+        round(wall, 4),
+        round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 4),
+    )
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
     """Median, least, greatest, and all the values in the order in which they came."""
-    return {"median": round(statistics.median(values), 4), "min": min(values), "max": max(values), "values": list(values)}
+    return {
+        "median": round(statistics.median(values), 4),
+        "min": min(values),
+        "max": max(values),
+        "values": list(values),
+    }
 
 
 def spread_seconds(seconds: Sequence[Seconds]) -> dict[str, Any]:
@@ -70,7 +82,13 @@ def spread_seconds(seconds: Sequence[Seconds]) -> dict[str, Any]:
 def report(name: str, target: str, met: bool, line: str, result: dict[str, Any]) -> None:
     """Print the summary line and write benchmarks/results/NAME.json."""
     load = round(os.getloadavg()[0], 2)  # above the number of processors, absolute times say little
-    facts = {"target": target, "met": met, "summary": line, "load_average": load, "environment": describe()}
+    facts = {
+        "target": target,
+        "met": met,
+        "summary": line,
+        "load_average": load,
+        "environment": describe(),
+    }
     write_json(RESULTS / f"{name}.json", {**result, **facts})
     print(f"{name}: {line}. Target {target}: {'met' if met else 'MISSED'}")
 

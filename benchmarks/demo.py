@@ -38,7 +38,9 @@ def main() -> None:
         subprocess.run(["git", "clone", "-q", str(Path.cwd()), str(clone)], check=True)
         # -o: the environment that runs this benchmark counts as installed, however old its stamp is
         make = ["make", "-o", f"{venv}/.installed", f"VENV={venv}", "demo"]
-        seconds = take_turns({"demo": partial(time_command, make, clone, "report: demo/comparison.md")}, ROUNDS)
+        seconds = take_turns(
+            {"demo": partial(time_command, make, clone, "report: demo/comparison.md")}, ROUNDS
+        )
         os.environ["PATH"] = f"{venv}/bin{os.pathsep}{os.environ['PATH']}"
         printed = {
             name: subprocess.check_output(
@@ -47,7 +49,9 @@ def main() -> None:
             for name, command in COMPARING.items()
         }
         git = partial(subprocess.check_output, cwd=clone, text=True)
-        experiment = git(["git", "for-each-ref", "refs/exps/*/*/demo", "--format=%(refname)"]).strip()
+        experiment = git(
+            ["git", "for-each-ref", "refs/exps/*/*/demo", "--format=%(refname)"]
+        ).strip()
         accuracy = json.loads(git(["git", "show", f"{experiment}:metrics/accuracy.json"]))
         changed = git(["git", "status", "--porcelain"])
     if changed:

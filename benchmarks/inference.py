@@ -29,13 +29,15 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import RESULTS, report, spread, sst2, take_turns, tokenizer_directory
-from reproduce.analysis import Point, pareto_front
-from reproduce.environment import peak_memory
-from reproduce.params import read_section
-from reproduce.stage import go_offline, write_text
+from reproduce.command import go_offline
+from reproduce.files import write_text
+from reproduce.inputs.tokenizer import load_tokenizer, tokenize_split
+from reproduce.machine import peak_memory
+from reproduce.models.onnx import FILES, export
+from reproduce.params import Export, read_section
+from reproduce.report.analysis import Point, pareto_front
 from stages.benchmark import build
-from stages.export import FILES, Export, compare, export
-from stages.tokenize import load_tokenizer, tokenize_split
+from stages.export import compare
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,19 +75,35 @@ def main() -> None:
         for model, folder in folders.items():
             source, exported = folder / "source", folder / "exported"
             fine_tuned = prepare(model, directories[model], source)
-            coded = tokenize_split(load_tokenizer(source), sentences, labels, names, 128).data.column("input_ids").to_pylist()
+            coded = (
+                tokenize_split(load_tokenizer(source), sentences, labels, names, 128)
+                .data.column("input_ids")
+                .to_pylist()
+            )
             exported.mkdir()
             types = "token_type_ids" in export(source, exported, read_section("export", Export))
             sample, every = coded[::EVERY], 1 if fine_tuned else EVERY
-            compared = compare(source, exported, coded[::every], None, labels[::every], ["accuracy"])
+            compared = compare(
+                source, exported, coded[::every], None, labels[::every], ["accuracy"]
+            )
             found |= agreement(model, compared, fine_tuned)
             singles[model] = [collate([ids], types) for ids in sample]
             by_length = sorted(sample, key=len)
-            batches[model] = [collate(by_length[i : i + BATCH_SIZE], types) for i in range(0, len(sample), BATCH_SIZE)]
+            batches[model] = [
+                collate(by_length[i : i + BATCH_SIZE], types)
+                for i in range(0, len(sample), BATCH_SIZE)
+            ]
         for name, used in measure_memory(folders, singles, batches).items():
             found[name]["memory_mb"] = used
-        runners = {f"{model} {form}": load(folder, form) for model, folder in folders.items() for form in FORMS}
-        latency, throughput = (turns(runners, inputs, title) for inputs, title in ((singles, "batch 1"), (batches, "batch 32")))
+        runners = {
+            f"{model} {form}": load(folder, form)
+            for model, folder in folders.items()
+            for form in FORMS
+        }
+        latency, throughput = (
+            turns(runners, inputs, title)
+            for inputs, title in ((singles, "batch 1"), (batches, "batch 32"))
+        )
     for name in runners:
         found[name] |= summarize(name, latency, throughput, len(sample))
     conclude(found, len(sentences), len(sample))
@@ -102,7 +120,10 @@ def prepare(model: str, tokenizer: Path, folder: Path) -> bool:
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copyfile(tokenizer / name, folder / name)
         build(tokenizer).save_pretrained(str(folder))
-    print(f"{model}: {fine_tuned if is_there else 'random weights, for there is no ' + str(fine_tuned)}", flush=True)
+    print(
+        f"{model}: {fine_tuned if is_there else 'random weights, for there is no ' + str(fine_tuned)}",
+        flush=True,
+    )
     return is_there
 
 
@@ -120,7 +141,9 @@ def collate(ids: Sequence[Sequence[int]], types: bool) -> "Batch":
     return batch
 
 
-def agreement(model: str, forms: Mapping[str, Mapping[str, Any]], fine_tuned: bool) -> dict[str, dict[str, Any]]:
+def agreement(
+    model: str, forms: Mapping[str, Mapping[str, Any]], fine_tuned: bool
+) -> dict[str, dict[str, Any]]:
     """By "model form": bytes, accuracy in percent if the weights are real, and how far the answers are from PyTorch's."""
     result = {}
     for form, found in forms.items():
@@ -139,11 +162,15 @@ def load(folder: Path, form: str) -> "Forward":
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        model = AutoModelForSequenceClassification.from_pretrained(str(folder / "source"), dtype=torch.float32).eval()
+        model = AutoModelForSequenceClassification.from_pretrained(
+            str(folder / "source"), dtype=torch.float32
+        ).eval()
 
         def eager(batch: "Batch") -> "np.ndarray":
             with torch.inference_mode():
-                logits: np.ndarray = model(**{name: torch.from_numpy(rows) for name, rows in batch.items()}).logits.numpy()
+                logits: np.ndarray = model(
+                    **{name: torch.from_numpy(rows) for name, rows in batch.items()}
+                ).logits.numpy()
                 return logits
 
         return eager
@@ -152,7 +179,9 @@ def load(folder: Path, form: str) -> "Forward":
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads()
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(str(folder / "exported" / FILES[form]), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        str(folder / "exported" / FILES[form]), options, providers=["CPUExecutionProvider"]
+    )
     return lambda batch: session.run(["logits"], batch)[0]  # type: ignore[no-any-return]
 
 
@@ -163,7 +192,9 @@ def threads() -> int:
     return int(os.environ.get("OMP_NUM_THREADS", "0")) or len(os.sched_getaffinity(0))
 
 
-def turns(runners: Mapping[str, "Forward"], inputs: Mapping[str, list["Batch"]], title: str) -> dict[str, list[list[float]]]:
+def turns(
+    runners: Mapping[str, "Forward"], inputs: Mapping[str, list["Batch"]], title: str
+) -> dict[str, list[list[float]]]:
     """Seconds by "model form", pass and input: all compute the first input, then all the second, another one first each time."""
     from tqdm import tqdm
 
@@ -190,7 +221,10 @@ def turns(runners: Mapping[str, "Forward"], inputs: Mapping[str, list["Batch"]],
 
 
 def summarize(
-    name: str, latency: Mapping[str, list[list[float]]], throughput: Mapping[str, list[list[float]]], sentences: int
+    name: str,
+    latency: Mapping[str, list[list[float]]],
+    throughput: Mapping[str, list[list[float]]],
+    sentences: int,
 ) -> dict[str, Any]:
     """Of one form, each with its spread over the passes: ms at batch 1 (p50, p95), sentences/s at batch 32, ratios to PEER."""
     import numpy as np
@@ -201,7 +235,10 @@ def summarize(
     def rate(form: str) -> list[float]:
         return [round(sentences / sum(seconds), 2) for seconds in throughput[form]]
 
-    faster = [round(theirs / ours, 3) for theirs, ours in zip(quantile(PEER, 0.5), quantile(name, 0.5), strict=True)]
+    faster = [
+        round(theirs / ours, 3)
+        for theirs, ours in zip(quantile(PEER, 0.5), quantile(name, 0.5), strict=True)
+    ]
     more = [round(ours / theirs, 3) for theirs, ours in zip(rate(PEER), rate(name), strict=True)]
     return {
         "p50_ms": spread(quantile(name, 0.5)), "p95_ms": spread(quantile(name, 0.95)), "speedup_batch_1": spread(faster),
@@ -210,7 +247,9 @@ def summarize(
 
 
 def measure_memory(
-    folders: Mapping[str, Path], singles: Mapping[str, list["Batch"]], batches: Mapping[str, list["Batch"]]
+    folders: Mapping[str, Path],
+    singles: Mapping[str, list["Batch"]],
+    batches: Mapping[str, list["Batch"]],
 ) -> dict[str, dict[str, Any]]:
     """By "model form": MB resident in a process of its own after its imports, after loading, and at most."""
     import numpy as np
@@ -219,16 +258,31 @@ def measure_memory(
     for model, folder in folders.items():
         inputs = folder / "inputs.npz"
         longest = {f"{key} 32": rows for key, rows in batches[model][-1].items()}
-        arrays: dict[str, Any] = {f"{key} 1": rows for key, rows in singles[model][0].items()} | longest
+        arrays: dict[str, Any] = {
+            f"{key} 1": rows for key, rows in singles[model][0].items()
+        } | longest
         np.savez(inputs, **arrays)
-        tasks |= {f"{model} {form}": partial(memory_of_process, folder, form, inputs) for form in FORMS}
+        tasks |= {
+            f"{model} {form}": partial(memory_of_process, folder, form, inputs) for form in FORMS
+        }
     used = take_turns(tasks, MEMORY_ROUNDS)
-    return {name: {key: spread([u[key] for u in values]) for key in values[0]} for name, values in used.items()}
+    return {
+        name: {key: spread([u[key] for u in values]) for key in values[0]}
+        for name, values in used.items()
+    }
 
 
 def memory_of_process(folder: Path, form: str, inputs: Path) -> dict[str, float]:
     """Run `memory` in a new process."""
-    command = [sys.executable, "-m", "benchmarks.inference", "memory", str(folder), form, str(inputs)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.inference",
+        "memory",
+        str(folder),
+        form,
+        str(inputs),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{folder.name} {form}: exit code {done.returncode}\n{done.stderr}")
@@ -255,7 +309,12 @@ def memory(folder: Path, form: str, inputs: Path) -> dict[str, float]:
         batch = {key.split()[0]: rows for key, rows in arrays.items() if key.endswith(f" {size}")}
         for _ in range(3):
             run(batch)
-    values = {"imports": imported, "loaded": loaded, "running": own.memory_info().rss, "peak": own_peak()}
+    values = {
+        "imports": imported,
+        "loaded": loaded,
+        "running": own.memory_info().rss,
+        "peak": own_peak(),
+    }
     return {key: round(value / 1e6, 1) for key, value in values.items()}
 
 
@@ -263,7 +322,11 @@ def own_peak() -> int:
     """The greatest resident memory of this process, in bytes. On Linux not ru_maxrss, which begins with that of the parent."""
     status = Path("/proc/self/status")
     if status.is_file():
-        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return next(
+            int(line.split()[1]) * 1024
+            for line in status.read_text().splitlines()
+            if line.startswith("VmHWM")
+        )
     return peak_memory()
 
 
@@ -275,7 +338,12 @@ def conclude(found: dict[str, dict[str, Any]], sentences: int, timed: int) -> No
     faster, megabytes = small["speedup_batch_1"]["median"], small["bytes"] / 1e6
     before, after = found["minilm eager"]["accuracy"], found["minilm int8"]["accuracy"]
     lost = round(before - after, 2) if after != NOT_MEASURED else NOT_MEASURED
-    met = faster >= FASTER and megabytes < MEGABYTES and lost != NOT_MEASURED and float(lost) <= POINTS
+    met = (
+        faster >= FASTER
+        and megabytes < MEGABYTES
+        and lost != NOT_MEASURED
+        and float(lost) <= POINTS
+    )
     accuracy = "accuracy of MiniLM in int8 not measured" if lost == NOT_MEASURED else (
         f"MiniLM in int8 is right on {after} %, in PyTorch {before} %")  # fmt: skip
     line = (f"DistilBERT int8 at batch 1 {faster:.1f} x as fast as eager BERT-base ({small['p50_ms']['median']:.1f} against "
@@ -307,7 +375,12 @@ STYLE: Any = {
 def points(found: Mapping[str, Mapping[str, Any]]) -> list[Point]:
     """One for each "model form"."""
     return [
-        Point(name, None if f["accuracy"] == NOT_MEASURED else f["accuracy"], f["p50_ms"]["median"], f["bytes"] / 1e6)
+        Point(
+            name,
+            None if f["accuracy"] == NOT_MEASURED else f["accuracy"],
+            f["p50_ms"]["median"],
+            f["bytes"] / 1e6,
+        )
         for name, f in found.items()
     ]
 
@@ -350,11 +423,20 @@ def picture(points: Sequence[Point]) -> str:
                          s=330 * point.megabytes / largest, marker=MARKERS[model], zorder=3, linewidths=1.4, clip_on=False,
                          facecolors="none" if point.accuracy is None else COLOURS[model], edgecolors=COLOURS[model],
                          alpha=0.9)  # fmt: skip
-        axes.set_yticks([tick for tick in axes.get_yticks() if measured and floor + 1.35 * room <= tick <= top])
+        axes.set_yticks(
+            [tick for tick in axes.get_yticks() if measured and floor + 1.35 * room <= tick <= top]
+        )
         handles = [
-            Line2D([], [], linestyle="none", marker=MARKERS[m], color=COLOURS[m], label=name) for m, name in MODELS.items()
+            Line2D([], [], linestyle="none", marker=MARKERS[m], color=COLOURS[m], label=name)
+            for m, name in MODELS.items()
         ]
-        axes.legend(handles=handles, loc="upper right", ncols=3, handletextpad=0.2, title="area: size of the file")
+        axes.legend(
+            handles=handles,
+            loc="upper right",
+            ncols=3,
+            handletextpad=0.2,
+            title="area: size of the file",
+        )
         axes.tick_params(axis="x", pad=12)
         figure.draw_without_rendering()  # so that sizes in pixels are known
         label(axes, points, floor)
@@ -376,7 +458,9 @@ def label(axes: "Axes", points: Sequence[Point], floor: float) -> None:
                                  arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkB": 3})  # fmt: skip
             box = note.get_window_extent().padded(1)
             text = axes.transData.transform(place)
-            around = box.from_extents(text[0] - 34, text[1] + height - 4, text[0] + 34, text[1] + height + 12)
+            around = box.from_extents(
+                text[0] - 34, text[1] + height - 4, text[0] + 34, text[1] + height + 12
+            )
             if not any(around.overlaps(other) for other in taken):
                 taken.append(around)
                 break

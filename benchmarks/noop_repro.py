@@ -53,7 +53,10 @@ def main() -> None:
         stages = make_copy(small, size=0)
         make_copy(large, size=2**20)
         for repository in (empty, small, large):
-            print(f"first repro of {repository.name}: {time_command([*DVC, 'repro', '-q'], repository)}", flush=True)
+            print(
+                f"first repro of {repository.name}: {time_command([*DVC, 'repro', '-q'], repository)}",
+                flush=True,
+            )
         tasks = {
             name: partial(time_command, [*DVC, "repro"], path, UP_TO_DATE)
             for name, path in (("ours", small), ("ours, large files", large), ("peer", empty))
@@ -107,7 +110,16 @@ def finish(path: Path) -> None:
     """Commit everything; no look for newer versions of DVC."""
     subprocess.run([*DVC, "config", "--local", "core.check_update", "false"], cwd=path, check=True)
     git(path, "add", "-A")
-    git(path, "-c", "user.name=benchmark", "-c", "user.email=benchmark@localhost", "commit", "-m", "start")
+    git(
+        path,
+        "-c",
+        "user.name=benchmark",
+        "-c",
+        "user.email=benchmark@localhost",
+        "commit",
+        "-m",
+        "start",
+    )
 
 
 def git(path: Path, *arguments: str) -> None:

@@ -31,12 +31,13 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from benchmarks.common import RESULTS, report, spread, sst2_train, take_turns, tokenizer_directory
-from benchmarks.memory import prepare
+from benchmarks.inference import prepare
 from reproduce import batches
-from reproduce.batches import collate, length_grouped_order
-from reproduce.devices import choose_precision, deterministic
-from reproduce.environment import peak_memory
-from reproduce.stage import go_offline, write_text
+from reproduce.command import go_offline
+from reproduce.files import write_text
+from reproduce.machine import peak_memory
+from reproduce.training.batches import collate, length_grouped_order
+from reproduce.training.devices import choose_precision, deterministic
 from stages import finetune
 
 if TYPE_CHECKING:
@@ -44,9 +45,18 @@ if TYPE_CHECKING:
 
 MODEL = "distilbert"
 BATCH, PADDED = 32, 128
-STEPS = {"fixed": 2, "dynamic": 6, "bare": 20, "ours": 20, "matmul": 20, "profile": 20}  # counted steps a turn
+STEPS = {
+    "fixed": 2,
+    "dynamic": 6,
+    "bare": 20,
+    "ours": 20,
+    "matmul": 20,
+    "profile": 20,
+}  # counted steps a turn
 TURNS = 5
-WARMUP = 3  # steps before the first turn; of ours the first is the longest batch, for the peak of memory
+WARMUP = (
+    3  # steps before the first turn; of ours the first is the longest batch, for the peak of memory
+)
 TARGETS = {"fixed": 15.0, "dynamic": 4.0, "bare": 0.9}  # ours over each
 
 
@@ -65,14 +75,22 @@ def main() -> None:
         prepare(MODEL, folder, *data)
         (folder / "sample.json").write_text(json.dumps(sample(folder)))
         with contenders([name for name in STEPS if name != "profile"], folder) as turn:
-            turns = take_turns({name: partial(turn, name) for name in STEPS if name != "profile"}, TURNS)
+            turns = take_turns(
+                {name: partial(turn, name) for name in STEPS if name != "profile"}, TURNS
+            )
         with contenders(["profile"], folder) as turn:
             profile = [turn("profile") for _ in range(TURNS)]
     measured = {name: summary(values) for name, values in turns.items()}
     rate = {name: one["examples_per_second"]["median"] for name, one in measured.items()}
-    ratio = {f"ours/{peer}": turn_ratio(measured["ours"], measured[peer], "examples_per_second") for peer in TARGETS}
+    ratio = {
+        f"ours/{peer}": turn_ratio(measured["ours"], measured[peer], "examples_per_second")
+        for peer in TARGETS
+    }
     share = turn_ratio(measured["ours"], measured["matmul"], "useful_gflops")
-    gigabytes = {name: max(one["peak_gb"] for one in turns[name]) for name in ("ours", "bare", "dynamic", "fixed")}
+    gigabytes = {
+        name: max(one["peak_gb"] for one in turns[name])
+        for name in ("ours", "bare", "dynamic", "fixed")
+    }
     parts = profile_table(profile)
     line = (f"ours {ratio['ours/fixed']} x fixed, {ratio['ours/dynamic']} x dynamic, {ratio['ours/bare']} of the bare loop; "
             f"{share:.0%} of what the matrix products alone reach; peak memory {gigabytes['ours']:.2f} GB, "
@@ -90,7 +108,10 @@ def main() -> None:
 
 @contextmanager
 def contenders(
-    names: Sequence[str], folder: Path, module: str = "benchmarks.training", env: Mapping[str, str] | None = None
+    names: Sequence[str],
+    folder: Path,
+    module: str = "benchmarks.training",
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Callable[[str], dict[str, float]]]:
     """Start each as a process that halts before its first turn; yields a function that lets one do a turn.
 
@@ -103,7 +124,12 @@ def contenders(
         log = (folder / f"{name}.log").open("w")
         extra = dict(env or {}) if name == names[-1] else {}
         running[name] = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, **extra}
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={**os.environ, **extra},
         )
 
     def turn(name: str) -> dict[str, float]:
@@ -133,7 +159,12 @@ class Turns:
     """
 
     def __init__(self, name: str) -> None:
-        self.steps, self.seen, self.counted, self.start = STEPS.get(name, STEPS["bare"]), -WARMUP - 1, [0, 0], 0.0
+        self.steps, self.seen, self.counted, self.start = (
+            STEPS.get(name, STEPS["bare"]),
+            -WARMUP - 1,
+            [0, 0],
+            0.0,
+        )
         sys.stdin.readline()
 
     def batch(self, sentences: int, tokens: int) -> None:
@@ -153,7 +184,12 @@ class Turns:
 
     def answer(self, seconds: float) -> None:
         """Say what the turn was, and halt."""
-        facts = {"seconds": round(seconds, 4), "sentences": self.counted[0], "tokens": self.counted[1], "peak_gb": peak_gb()}
+        facts = {
+            "seconds": round(seconds, 4),
+            "sentences": self.counted[0],
+            "tokens": self.counted[1],
+            "peak_gb": peak_gb(),
+        }
         print(json.dumps({**facts, **EXTRA}), flush=True)
         if not sys.stdin.readline():
             os._exit(0)
@@ -174,7 +210,9 @@ def peak_gb() -> float:
     """The greatest memory so far, of the GPU or else of the process, in GB (10^9 bytes)."""
     import torch
 
-    return round((torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_memory()) / 1e9, 3)
+    return round(
+        (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_memory()) / 1e9, 3
+    )
 
 
 def sample(folder: Path) -> list[list[int]]:
@@ -185,7 +223,10 @@ def sample(folder: Path) -> list[list[int]]:
     table = pyarrow.parquet.read_table(folder / "train.parquet")
     lengths = torch.tensor([len(ids) for ids in table["input_ids"].to_pylist()])
     order = length_grouped_order(lengths, BATCH, seed=1, epoch=0)
-    epoch = sorted((order[i : i + BATCH] for i in range(0, len(order) - BATCH, BATCH)), key=lambda b: int(lengths[b].max()))
+    epoch = sorted(
+        (order[i : i + BATCH] for i in range(0, len(order) - BATCH, BATCH)),
+        key=lambda b: int(lengths[b].max()),
+    )
     count = (STEPS["ours"] + 1) * TURNS
     chosen = [epoch[int((k + 0.5) * len(epoch) / count)] for k in range(count)]
     mixed = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
@@ -214,11 +255,24 @@ def train_ours(folder: Path) -> None:
         patch.object(finetune, "collate", halting),
     ):
         (Path(scratch) / "out").mkdir()
-        finetune.train(params, machine, 1, choose_precision("auto")[1], inputs, Path(scratch), Path(scratch) / "out")
+        finetune.train(
+            params,
+            machine,
+            1,
+            choose_precision("auto")[1],
+            inputs,
+            Path(scratch),
+            Path(scratch) / "out",
+        )
 
 
 def train_bare(
-    folder: Path, name: str = "bare", cut: bool = True, attention: str = "eager", compiled: bool = False, one_clip: bool = False
+    folder: Path,
+    name: str = "bare",
+    cut: bool = True,
+    attention: str = "eager",
+    compiled: bool = False,
+    one_clip: bool = False,
 ) -> None:
     """Our batches, model, autocast, clipping, AdamW and determinism, and nothing else.
 
@@ -229,7 +283,7 @@ def train_bare(
     import pyarrow.parquet
     import torch
 
-    from reproduce.vocabulary import cut_embedding, used_rows
+    from reproduce.training.vocabulary import cut_embedding, used_rows
 
     params = finetune.read_finetune(MODEL)
     device, precision, _ = choose_precision("auto")
@@ -238,15 +292,24 @@ def train_bare(
     rows = used_rows(ids, 0)
     labels = table["label"].to_pylist()
     examples = [
-        {"input_ids": torch.searchsorted(rows, i) if cut else i, "labels": label} for i, label in zip(ids, labels, strict=True)
+        {"input_ids": torch.searchsorted(rows, i) if cut else i, "labels": label}
+        for i, label in zip(ids, labels, strict=True)
     ]
-    model = finetune.load_pretrained(folder / "weights", folder / "tokenizer", ["0", "1"], attn_implementation=attention).train()
+    model = finetune.load_pretrained(
+        folder / "weights", folder / "tokenizer", ["0", "1"], attn_implementation=attention
+    ).train()
     if cut:
         cut_embedding(model, rows)
     model.to(device)  # type: ignore[arg-type]
     forward = torch.compile(model, dynamic=True) if compiled else model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=params.learning_rate, weight_decay=0.0, fused=True)
-    autocast = torch.autocast(device, dtype=torch.bfloat16 if precision == "bf16" else torch.float16, enabled=precision != "fp32")
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=params.learning_rate, weight_decay=0.0, fused=True
+    )
+    autocast = torch.autocast(
+        device,
+        dtype=torch.bfloat16 if precision == "bf16" else torch.float16,
+        enabled=precision != "fp32",
+    )
     scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")  # type: ignore[attr-defined]
     clock = Clock(model) if name == "profile" else None
     turns = Turns(name)
@@ -266,7 +329,9 @@ def train_bare(
             scaler.unscale_(optimizer)
             with clock.part("clipping") if clock else nothing():
                 if one_clip:  # the fused AdamW divides by grad_scale as it reads the gradient
-                    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+                    norm = torch.nn.utils.get_total_norm(
+                        [p.grad for p in model.parameters() if p.grad is not None]
+                    )
                     optimizer.grad_scale = (norm / params.max_grad_norm).clamp(min=1.0)  # type: ignore[attr-defined]
                     optimizer.found_inf = torch.zeros(())  # type: ignore[attr-defined]
                 else:
@@ -338,9 +403,16 @@ def train_stock(folder: Path, padded: bool) -> None:
         TrainingArguments,
     )
 
-    data = load_dataset("parquet", data_files=str(folder / "train.parquet"), split="train", cache_dir=str(folder / "cache"))
+    data = load_dataset(
+        "parquet",
+        data_files=str(folder / "train.parquet"),
+        split="train",
+        cache_dir=str(folder / "cache"),
+    )
     tokenizer = AutoTokenizer.from_pretrained(str(folder / "tokenizer"))
-    pad = DataCollatorWithPadding(tokenizer, padding="max_length" if padded else True, max_length=PADDED)
+    pad = DataCollatorWithPadding(
+        tokenizer, padding="max_length" if padded else True, max_length=PADDED
+    )
     turns = Turns("fixed" if padded else "dynamic")
 
     def halting(examples: list[dict[str, Any]]) -> Any:
@@ -352,7 +424,9 @@ def train_stock(folder: Path, padded: bool) -> None:
             output_dir=scratch, per_device_train_batch_size=BATCH, num_train_epochs=3, learning_rate=2e-5,
             save_strategy="no", report_to=[],
         )  # fmt: skip
-        model = AutoModelForSequenceClassification.from_pretrained(str(folder / "weights"), num_labels=2)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            str(folder / "weights"), num_labels=2
+        )
         Trainer(model=model, args=arguments, train_dataset=data, data_collator=halting).train()
 
 
@@ -365,15 +439,28 @@ def products(folder: Path) -> None:
     device, precision, _ = choose_precision("auto")
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
     config = AutoConfig.from_pretrained(str(folder / "tokenizer"))
-    shapes = [(config.dim, config.dim)] * 4 + [(config.dim, config.hidden_dim), (config.hidden_dim, config.dim)]
-    layers = [(torch.randn(o, i, device=device, dtype=kind), i, o) for _ in range(config.n_layers) for i, o in shapes]
-    sizes = [len(ids) for ids in pyarrow.parquet.read_table(folder / "train.parquet")["input_ids"].to_pylist()]
+    shapes = [(config.dim, config.dim)] * 4 + [
+        (config.dim, config.hidden_dim),
+        (config.hidden_dim, config.dim),
+    ]
+    layers = [
+        (torch.randn(o, i, device=device, dtype=kind), i, o)
+        for _ in range(config.n_layers)
+        for i, o in shapes
+    ]
+    sizes = [
+        len(ids)
+        for ids in pyarrow.parquet.read_table(folder / "train.parquet")["input_ids"].to_pylist()
+    ]
     turns = Turns("matmul")
     for batch in json.loads((folder / "sample.json").read_text()):
         lengths = [sizes[i] for i in batch]
         turns.batch(len(batch), sum(lengths))
         tokens = len(batch) * max(lengths)
-        data = {n: torch.ones(tokens, n, device=device, dtype=kind) for n in (config.dim, config.hidden_dim)}
+        data = {
+            n: torch.ones(tokens, n, device=device, dtype=kind)
+            for n in (config.dim, config.hidden_dim)
+        }
         for weight, inside, outside in layers:
             torch.mm(data[inside], weight.t())
             torch.mm(data[outside], weight)
@@ -396,34 +483,57 @@ def non_embedding_parameters() -> int:
     from transformers import AutoConfig, AutoModel
 
     with TemporaryDirectory() as scratch, torch.device("meta"):
-        model = AutoModel.from_config(AutoConfig.from_pretrained(str(tokenizer_directory(MODEL, Path(scratch)))))
-    return sum(parameter.numel() for name, parameter in model.named_parameters() if not name.startswith("embeddings."))
+        model = AutoModel.from_config(
+            AutoConfig.from_pretrained(str(tokenizer_directory(MODEL, Path(scratch))))
+        )
+    return sum(
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if not name.startswith("embeddings.")
+    )
 
 
 def summary(turns: Sequence[dict[str, float]]) -> dict[str, Any]:
     """Examples and useful operations a second over the turns of one contender."""
     operations = 6 * non_embedding_parameters()
     return {
-        "examples_per_second": spread([round(turn["sentences"] / turn["seconds"], 3) for turn in turns]),
-        "useful_gflops": spread([round(operations * turn["tokens"] / turn["seconds"] / 1e9, 2) for turn in turns]),
-        "ms_a_step": spread([round(1000 * turn["seconds"] * BATCH / turn["sentences"], 2) for turn in turns]),
+        "examples_per_second": spread(
+            [round(turn["sentences"] / turn["seconds"], 3) for turn in turns]
+        ),
+        "useful_gflops": spread(
+            [round(operations * turn["tokens"] / turn["seconds"] / 1e9, 2) for turn in turns]
+        ),
+        "ms_a_step": spread(
+            [round(1000 * turn["seconds"] * BATCH / turn["sentences"], 2) for turn in turns]
+        ),
     }
 
 
 def turn_ratio(first: dict[str, Any], second: dict[str, Any], what: str) -> float:
     """The median over turns of first / second: a turn that the machine disturbed is one of several."""
-    return round(float(statistics.median(a / b for a, b in zip(first[what]["values"], second[what]["values"], strict=True))), 3)
+    return round(
+        float(
+            statistics.median(
+                a / b for a, b in zip(first[what]["values"], second[what]["values"], strict=True)
+            )
+        ),
+        3,
+    )
 
 
 def profile_table(turns: Sequence[dict[str, float]]) -> dict[str, float]:
     """Each part's share of a step's time (0 .. 1), over all turns but the first, largest first; the rest is `other`."""
     first, last = turns[0], turns[-1]
     known = {"seconds", "sentences", "tokens", "peak_gb"}
-    steps = (STEPS["profile"] + 1) / STEPS["profile"]  # the parts were timed in the uncounted step of a turn too
+    steps = (STEPS["profile"] + 1) / STEPS[
+        "profile"
+    ]  # the parts were timed in the uncounted step of a turn too
     whole = sum(turn["seconds"] for turn in turns[1:]) * steps
     shares = {name: (last[name] - first[name]) / whole for name in last if name not in known}
     shares["other (layer norms, residuals, head, loss)"] = 1 - sum(shares.values())
-    return {name: round(value, 4) for name, value in sorted(shares.items(), key=lambda item: -item[1])}
+    return {
+        name: round(value, 4) for name, value in sorted(shares.items(), key=lambda item: -item[1])
+    }
 
 
 def draw(rate: dict[str, float], gigabytes: dict[str, float], parts: dict[str, float]) -> str:
@@ -438,12 +548,18 @@ def draw(rate: dict[str, float], gigabytes: dict[str, float], parts: dict[str, f
     with mpl.rc_context({"svg.hashsalt": "training", "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(9, 3), layout="constrained")
         left, right = figure.subplots(1, 2)
-        bars = left.barh(list(names.values()), [rate[name] for name in names], color=["#999999"] * 3 + ["#0969da"])
+        bars = left.barh(
+            list(names.values()),
+            [rate[name] for name in names],
+            color=["#999999"] * 3 + ["#0969da"],
+        )
         left.bar_label(bars, [f" {rate[name]:.1f}/s, {gigabytes[name]:.1f} GB" for name in names])
         left.set_xlim(0, max(rate[name] for name in names) * 1.45)
         left.set_title(f"sentences/s and peak memory, {MODEL}, batch {BATCH}", fontsize=9)
         bars = right.barh(
-            [name.split(" (")[0] for name in parts][::-1], [100 * share for share in parts.values()][::-1], color="#0969da"
+            [name.split(" (")[0] for name in parts][::-1],
+            [100 * share for share in parts.values()][::-1],
+            color="#0969da",
         )
         right.bar_label(bars, [f" {share:.1%}" for share in reversed(parts.values())])
         right.set_xlim(0, 100 * max(parts.values()) * 1.2)

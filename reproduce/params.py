@@ -1,17 +1,17 @@
 """params.yaml and friends: YAML 1.2 in, typed and frozen objects out; whatever does not fit is an error.
 
-Each stage declares its own section as a subclass of `Section` beside the code that uses it, so that a new
-hyperparameter of one stage does not change the code of another (and DVC does not run it again). Here is what they share.
+Every section of params.yaml is here. No stage of dvc.yaml depends on this file: it can refuse a
+value, it cannot change one.
 """
 
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from reproduce.stage import UserError
+from reproduce.files import UserError
 
 PARAMS = Path("params.yaml")
 
@@ -37,7 +37,9 @@ class Experiment(Section):
     def _no_repetition(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         repeated = sorted({value for value in values if values.count(value) > 1})
         if repeated:
-            raise ValueError(f"{', '.join(map(str, repeated))} listed more than once; list each once")
+            raise ValueError(
+                f"{', '.join(map(str, repeated))} listed more than once; list each once"
+            )
         return values
 
 
@@ -56,7 +58,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing. Run from the project's root, where dvc.yaml is.") from error
+        raise UserError(
+            f"{path} is missing. Run from the project's root, where dvc.yaml is."
+        ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 ({error}). Save it as UTF-8.") from error
     except YAMLError as error:
@@ -78,16 +82,26 @@ def validate(schema: type[SectionType], data: Any, where: str) -> SectionType:
     except ValidationError as error:
         problems = error.errors()
         # A list whose only item is wrong is also reported as empty, which it is not.
-        real = [p for p in problems if not any(o is not p and o["loc"][: len(p["loc"])] == p["loc"] for o in problems)]
+        real = [
+            p
+            for p in problems
+            if not any(o is not p and o["loc"][: len(p["loc"])] == p["loc"] for o in problems)
+        ]
         lines = [_explain(schema, problem, where) for problem in real]
-        raise UserError(lines[0] if len(lines) == 1 else "\n  ".join(["bad input", *lines])) from error
+        raise UserError(
+            lines[0] if len(lines) == 1 else "\n  ".join(["bad input", *lines])
+        ) from error
 
 
 def _explain(schema: type[Section], problem: Any, where: str) -> str:
     place = ".".join([where, *map(str, problem["loc"])]) if problem["loc"] else where
     place = re.sub(r": \.", ": ", place.replace(":.", ": "))
     if problem["type"] == "extra_forbidden":
-        known = f" Known here: {', '.join(sorted(schema.model_fields))}." if len(problem["loc"]) == 1 else ""
+        known = (
+            f" Known here: {', '.join(sorted(schema.model_fields))}."
+            if len(problem["loc"]) == 1
+            else ""
+        )
         return f"{place}: unknown key.{known} Correct the spelling or remove it."
     if problem["type"] == "missing":
         file = where.split(":")[0]
@@ -110,4 +124,125 @@ def read_section(name: str, schema: type[SectionType], path: Path = PARAMS) -> S
 def read_experiment(path: Path = PARAMS) -> Experiment:
     """Read dataset, models and seeds from the top of params.yaml."""
     data = read_yaml(path)
-    return validate(Experiment, {key: data[key] for key in Experiment.model_fields if key in data}, f"{path}:")
+    return validate(
+        Experiment, {key: data[key] for key in Experiment.model_fields if key in data}, f"{path}:"
+    )
+
+
+class Selection(Section):
+    """Choosing hyperparameters without looking at the validation set (all zero: the real experiment)."""
+
+    holdout: Annotated[
+        int, Field(ge=0)
+    ]  # this many train sentences take the place of the validation set
+    train: Annotated[int, Field(ge=0)]  # train on this many of the others; 0: on all
+
+    @model_validator(mode="after")
+    def _only_for_choosing(self) -> "Selection":
+        if self.train and not self.holdout:
+            raise ValueError(
+                "train is for choosing hyperparameters on held-out sentences: set holdout too, or train to 0"
+            )
+        return self
+
+
+class Tokenize(Section):
+    """Section `tokenize` of params.yaml."""
+
+    max_length: Annotated[
+        int, Field(ge=3, le=512)
+    ]  # [CLS], one token, [SEP] at least; 512 positions in BERT
+
+
+class Finetune(Section):
+    """Section `finetune` of params.yaml; a model may override any key in `overrides`."""
+
+    learning_rate: Annotated[float, Field(gt=0, lt=1)]  # peak, after warm-up
+    batch_size: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=1)]
+    warmup_steps: Annotated[
+        int, Field(ge=0)
+    ]  # linear from 0; then linear decay to 0 at the last step
+    weight_decay: Annotated[float, Field(ge=0)]
+    max_grad_norm: Annotated[float, Field(gt=0)]
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    log_every: Annotated[int, Field(ge=1)]  # steps between two points of the training curve
+    processes: Annotated[
+        int, Field(ge=1)
+    ]  # that share each batch: one a GPU, or on a CPU the cores divided among them
+    accumulation: Annotated[
+        int, Field(ge=1)
+    ]  # pieces, computed one after the other, that each process cuts its share into
+
+
+class Machine(Section):
+    """Section `machine` of params.yaml: what never changes a result."""
+
+    checkpoint_every: Annotated[int, Field(ge=1)]  # steps: how much a crash can cost
+    loader_workers: Annotated[
+        int, Field(ge=0)
+    ]  # processes that prepare batches; 0: the training process does
+
+
+class Evaluate(Section):
+    """Section `evaluate` of params.yaml."""
+
+    batch_size: Annotated[int, Field(ge=1)]
+
+
+OLDEST_OPSET = 18  # that PyTorch's exporter writes
+
+
+class Export(Section):
+    """Section `export` of params.yaml."""
+
+    opset: Annotated[int, Field(ge=OLDEST_OPSET)]
+    per_channel: bool
+    reduce_range: bool
+
+
+class Benchmark(Section):
+    """Section `benchmark` of params.yaml."""
+
+    passes: Annotated[int, Field(ge=1)]
+    warmup: Annotated[int, Field(ge=0)]
+    threads: Annotated[int, Field(ge=0)]
+
+
+class Margins(Section):
+    """How far from the published value a result may be and count as the same."""
+
+    score: Annotated[float, Field(gt=0)]  # points
+    retention: Annotated[float, Field(gt=0)]  # points of the percentage
+    parameters: Annotated[float, Field(gt=0)]  # points of the percentage
+    speed: Annotated[float, Field(ge=0)]  # of the ratio
+    size: Annotated[float, Field(gt=0)]  # MB
+
+
+class Bootstrap(Section):
+    """How often to resample, and from which seed."""
+
+    resamples: Annotated[int, Field(ge=100)]
+    seed: Annotated[int, Field(ge=0)]
+
+
+class Compare(Section):
+    """Section `compare` of params.yaml."""
+
+    teacher: Name
+    student: Name
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    margins: Margins
+    bootstrap: Bootstrap
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "selection": Selection,
+    "tokenize": Tokenize,
+    "finetune": Finetune,
+    "machine": Machine,
+    "evaluate": Evaluate,
+    "export": Export,
+    "benchmark": Benchmark,
+    "compare": Compare,
+}

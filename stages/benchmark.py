@@ -11,14 +11,13 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from reproduce.environment import describe
-from reproduce.params import PARAMS, Section, read_experiment, read_section, read_yaml
-from reproduce.sentences import read_about, read_tsv
-from reproduce.stage import UserError, go_offline, run_stage, write_json
+from reproduce.command import go_offline, run_command
+from reproduce.files import UserError, write_json
+from reproduce.inputs.sentences import read_about, read_tsv
+from reproduce.machine import describe
+from reproduce.params import PARAMS, Benchmark, read_experiment, read_section, read_yaml
 
 if TYPE_CHECKING:
     import torch
@@ -27,17 +26,11 @@ if TYPE_CHECKING:
 TOKENIZERS = Path("models/tokenizers")
 
 
-class Benchmark(Section):
-    """Section `benchmark` of params.yaml."""
-
-    passes: Annotated[int, Field(ge=1)]
-    warmup: Annotated[int, Field(ge=0)]
-    threads: Annotated[int, Field(ge=0)]
-
-
 def main() -> None:
     """Write metrics/speed.json."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     params = read_section("benchmark", Benchmark)
     teacher = read_yaml(PARAMS)["compare"]["teacher"]
     names = read_experiment().models
@@ -53,12 +46,15 @@ def main() -> None:
     for name in names:
         directory = TOKENIZERS / name
         if not (directory / "config.json").is_file():
-            raise UserError(f"{directory} has no config.json. Run `dvc repro download_tokenizer@{name}`.")
+            raise UserError(
+                f"{directory} has no config.json. Run `dvc repro download_tokenizer@{name}`."
+            )
         models[name] = build(directory)
         tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
         # Tokenised beforehand: the article's times are of the model.
         inputs[name] = [
-            torch.tensor([tokenizer(*s.split("\t"), truncation=True, max_length=128)["input_ids"]]) for s in sentences
+            torch.tensor([tokenizer(*s.split("\t"), truncation=True, max_length=128)["input_ids"]])
+            for s in sentences
         ]
         results[name] = size(models[name])
     print(f"benchmark: {', '.join(names)} take turns over {len(sentences)} sentences, {params.passes} pass(es), "
@@ -68,7 +64,12 @@ def main() -> None:
         results[name] |= summarize(seconds[name], seconds.get(teacher), len(sentences))
     write_json(
         Path("metrics/speed.json"),
-        {"sentences": len(sentences), "teacher": teacher, "models": results, "environment": describe()},
+        {
+            "sentences": len(sentences),
+            "teacher": teacher,
+            "models": results,
+            "environment": describe(),
+        },
     )
     parts = [f"{n} {r['parameters_encoder'] / 1e6:.1f} M, {r['sentences_per_second']} sentences/s, speed-up {r['speedup']}"
              for n, r in results.items()]  # fmt: skip
@@ -98,7 +99,10 @@ def size(model: "PreTrainedModel") -> dict[str, int]:
 
 
 def time_passes(
-    models: Mapping[str, "PreTrainedModel"], inputs: Mapping[str, list["torch.Tensor"]], passes: int, warmup: int
+    models: Mapping[str, "PreTrainedModel"],
+    inputs: Mapping[str, list["torch.Tensor"]],
+    passes: int,
+    warmup: int,
 ) -> dict[str, list[float]]:
     """Time full passes at batch size 1, the models taking turns sentence by sentence.
 
@@ -130,7 +134,9 @@ def time_passes(
     return seconds
 
 
-def summarize(seconds: list[float], teacher_seconds: list[float] | None, sentences: int) -> dict[str, Any]:
+def summarize(
+    seconds: list[float], teacher_seconds: list[float] | None, sentences: int
+) -> dict[str, Any]:
     """Median seconds a pass, sentences/s, and speed-up: the median over passes of teacher's seconds / own seconds.
 
     `speedup` is "not run" where the teacher is not among the models.
@@ -147,4 +153,4 @@ def summarize(seconds: list[float], teacher_seconds: list[float] | None, sentenc
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_command(main)

@@ -4,31 +4,34 @@ Run as: python -m stages.compare
 """
 
 import argparse
-import csv
-import io
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.claims import NOT_RUN, Compare, Evidence, claims_table, judge, paired_table, run_interval
-from reproduce.params import Experiment, read_experiment, read_section, read_yaml, validate
-from reproduce.published import PUBLISHED, Published, Row, Table3
-from reproduce.stage import UserError, read_json, run_stage, write_json, write_text
-from reproduce.statistics import score
+from reproduce.command import run_command
+from reproduce.files import UserError, read_json, write_json, write_text
+from reproduce.params import Compare, Experiment, read_experiment, read_section, read_yaml, validate
+from reproduce.verdict.claims import NOT_RUN, claims_table, judge, paired_table
+from reproduce.verdict.published import PUBLISHED, Published, Row, Table3
+from reproduce.verdict.runs import (
+    RUNS,
+    Runs,
+    gather,
+    percent,
+    read_run,
+    scores_csv,
+)
 
 if TYPE_CHECKING:
-    import numpy as np
-
-RUNS, PREDICTIONS = Path("metrics/runs"), Path("predictions")
-METRICS = ("accuracy", "f1", "matthews", "pearson")
-Runs = dict[str, dict[int, dict[str, Any] | None]]
+    pass
 
 
 def main() -> None:
     """Write metrics/accuracy.json, metrics/claims.json, report/comparison.md and plots/accuracy_by_seed.csv."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     experiment = read_experiment()
     params = read_section("compare", Compare)
     held_out = read_yaml(Path("params.yaml"))["selection"]["holdout"] > 0
@@ -39,7 +42,9 @@ def main() -> None:
         for model in experiment.models
     }
     speed = (
-        read_json(Path("metrics/speed.json"), "Run `dvc repro -f -s benchmark`.") if Path("metrics/speed.json").exists() else None
+        read_json(Path("metrics/speed.json"), "Run `dvc repro -f -s benchmark`.")
+        if Path("metrics/speed.json").exists()
+        else None
     )
     accuracy = compare(experiment, params, split, runs, published)
     evidence = gather(experiment, split, accuracy["metric"], runs, speed)
@@ -54,107 +59,9 @@ def main() -> None:
     print(f"metrics/accuracy.json: {'; '.join(parts)}. metrics/claims.json: {', '.join(verdicts)}")
 
 
-def read_run(model: str, seed: int, dataset: str, split: str) -> dict[str, Any] | None:
-    """The metrics of one run; None if it was not run. `UserError` if the file is no metrics of this experiment."""
-    path = RUNS / f"{model}-{seed}.json"
-    remedy = f"Delete it and run `dvc repro evaluate@{model}-{seed}`."
-    if not path.exists():
-        return None
-    run = read_json(path, remedy)
-    expected = {"dataset": dataset, "split": split, "model": model, "seed": seed}
-    if not isinstance(run, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(run).__name__}. {remedy}")
-    for key, value in expected.items():
-        if run.get(key) != value:
-            raise UserError(f"{path}: {key} is {run.get(key)!r}, expected {value!r}. {remedy}")
-    metric, value = run.get("metric"), run.get("score")
-    if metric not in METRICS:
-        raise UserError(f"{path}: metric is {metric!r}, expected one of {', '.join(METRICS)}. {remedy}")
-    if not isinstance(value, int | float) or isinstance(value, bool) or not -1 <= value <= 1:
-        raise UserError(f"{path}: score is {value!r}, expected a number from -1 to 1. {remedy}")
-    if not isinstance(run.get("n"), int) or run["n"] < 1:
-        raise UserError(f"{path}: n is {run.get('n')!r}, expected how many sentences were evaluated. {remedy}")
-    if metric == "accuracy" and not (isinstance(run.get("correct"), int) and 0 <= run["correct"] <= run["n"]):
-        raise UserError(f"{path}: correct {run.get('correct')!r} of n {run['n']!r} is no count. {remedy}")
-    return run
-
-
-def percent(run: dict[str, Any]) -> float:
-    """The score of a run times 100; an accuracy from its counts, unrounded."""
-    return 100 * run["correct"] / run["n"] if run["metric"] == "accuracy" else 100 * float(run["score"])
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """One file of predictions: the sentences' texts, and labels and predictions as float64 arrays of shape (n,)."""
-
-    texts: list[tuple[str, ...]]
-    labels: "np.ndarray[Any, Any]"
-    predicted: "np.ndarray[Any, Any]"
-
-
-def read_predictions(model: str, seed: int, run: dict[str, Any]) -> Predictions:
-    """Read predictions/MODEL-SEED.csv; `UserError` unless it is a table of numbers from which the score of `run` follows.
-
-    Its columns: the text or texts, label, predicted, and what is not needed here. Of rows with a `split` those of the
-    validation set count.
-    """
-    import numpy as np
-
-    path = PREDICTIONS / f"{model}-{seed}.csv"
-    remedy = f"Run `dvc checkout {path}`, or `dvc pull {path}`, or `dvc repro -f -s evaluate@{model}-{seed}`."
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row.get("split", "validation") == "validation"]
-        texts = [tuple(row[name] for name in row if name not in ("label", "predicted", "probability", "split")) for row in rows]
-        labels, predicted = (np.array([float(row[name]) for row in rows]) for name in ("label", "predicted"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing, but {RUNS}/{model}-{seed}.json is there. {remedy}") from error
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise UserError(f"{path} is no table with numbers for label and predicted ({error}). {remedy}") from error
-    found = float(score(run["metric"], labels, predicted)) if rows else 0.0
-    if len(rows) != run["n"] or abs(100 * found - percent(run)) > 1e-3:
-        said = f"{run['metric']} {percent(run) / 100:.6f} over {run['n']} sentences"
-        raise UserError(f"{path}: {found:.6f} over {len(rows)}, but {RUNS}/{model}-{seed}.json says {said}. {remedy}")
-    return Predictions(texts, labels, predicted)
-
-
-def gather(experiment: Experiment, split: str, metric: str, runs: Runs, speed: dict[str, Any] | None) -> Evidence:
-    """All that the verdicts rest on. `UserError` if two runs are not over the same sentences, in the same order."""
-    scores: dict[str, dict[int, float]] = {model: {} for model in runs}
-    predicted: dict[str, dict[int, np.ndarray[Any, Any]]] = {model: {} for model in runs}
-    first: tuple[str, Predictions] | None = None
-    for model, by_seed in runs.items():
-        for seed, run in by_seed.items():
-            if not run:
-                continue
-            found = read_predictions(model, seed, run)
-            first = first or (f"{model}-{seed}", found)
-            if found.texts != first[1].texts or (found.labels != first[1].labels).any():
-                names = f"{model}-{seed}.csv and {first[0]}.csv"
-                raise UserError(
-                    f"{PREDICTIONS}: {names} are not over the same sentences. Run `dvc repro`, which evaluates all alike."
-                )
-            scores[model][seed], predicted[model][seed] = percent(run), found.predicted
-    labels = first[1].labels if first else None
-    return Evidence(experiment.dataset, split, metric, experiment.models, experiment.seeds, scores, predicted, labels, speed)
-
-
-def scores_csv(evidence: Evidence, published: Published, params: Compare) -> str:
-    """One line a run: model, seed, accuracy (the headline score, times 100), its interval over sentences, what was published."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["model", "seed", "accuracy", "low", "high", "published"])
-    for model, by_seed in evidence.scores.items():
-        theirs = published.row(model, evidence.dataset, evidence.split)
-        for seed, value in by_seed.items():
-            low, high = run_interval(evidence, model, seed, params) or ("", "")
-            numbers = [value, low, high, theirs.score if theirs else ""]
-            writer.writerow([model, seed, *(f"{number:.2f}" if isinstance(number, float) else number for number in numbers)])
-    return text.getvalue()
-
-
-def compare(experiment: Experiment, params: Compare, split: str, runs: Runs, published: Published) -> dict[str, Any]:
+def compare(
+    experiment: Experiment, params: Compare, split: str, runs: Runs, published: Published
+) -> dict[str, Any]:
     """All of metrics/accuracy.json: scores times 100, rounded to 2 decimals, every requested run accounted for.
 
     Raises:
@@ -167,11 +74,20 @@ def compare(experiment: Experiment, params: Compare, split: str, runs: Runs, pub
                 sizes.setdefault(run["n"], f"{model}-{seed}")
     if len(sizes) > 1:
         found = ", ".join(f"{name} over {n}" for n, name in sorted(sizes.items()))
-        raise UserError(f"{RUNS}: over different numbers of sentences ({found}). Run `dvc repro`, which evaluates all alike.")
-    metrics = {run["metric"]: f"{model}-{seed}" for model, by_seed in runs.items() for seed, run in by_seed.items() if run}
+        raise UserError(
+            f"{RUNS}: over different numbers of sentences ({found}). Run `dvc repro`, which evaluates all alike."
+        )
+    metrics = {
+        run["metric"]: f"{model}-{seed}"
+        for model, by_seed in runs.items()
+        for seed, run in by_seed.items()
+        if run
+    }
     if len(metrics) > 1:
         found = ", ".join(f"{name} {metric}" for metric, name in sorted(metrics.items()))
-        raise UserError(f"{RUNS}: scores of different metrics ({found}). Run `dvc repro`, which evaluates all alike.")
+        raise UserError(
+            f"{RUNS}: scores of different metrics ({found}). Run `dvc repro`, which evaluates all alike."
+        )
     theirs = {model: published.row(model, experiment.dataset, split) for model in experiment.models}
     models = {model: summarize(runs[model], theirs[model]) for model in experiment.models}
     return {
@@ -192,8 +108,12 @@ def summarize(by_seed: dict[int, dict[str, Any] | None], published: Row | None) 
     done = [percent(run) for run in by_seed.values() if run]
     summary: dict[str, Any] = {
         "seeds_run": len(done),
-        "by_seed": {str(seed): round(percent(run), 2) if run else NOT_RUN for seed, run in by_seed.items()},
-        "correct_by_seed": {str(seed): run.get("correct") if run else NOT_RUN for seed, run in by_seed.items()},
+        "by_seed": {
+            str(seed): round(percent(run), 2) if run else NOT_RUN for seed, run in by_seed.items()
+        },
+        "correct_by_seed": {
+            str(seed): run.get("correct") if run else NOT_RUN for seed, run in by_seed.items()
+        },
         "median": round(statistics.median(done), 2) if done else NOT_RUN,
         "mean": round(statistics.mean(done), 2) if done else NOT_RUN,
         "std": round(statistics.stdev(done), 2) if len(done) > 1 else None,
@@ -201,8 +121,12 @@ def summarize(by_seed: dict[int, dict[str, Any] | None], published: Row | None) 
         "max": round(max(done), 2) if done else NOT_RUN,
     }
     if published:
-        difference: float | str = round(statistics.median(done) - published.score, 2) if done else NOT_RUN
-        summary["published"] = published.model_dump(include={"score", "metric", "split", "protocol", "source"})
+        difference: float | str = (
+            round(statistics.median(done) - published.score, 2) if done else NOT_RUN
+        )
+        summary["published"] = published.model_dump(
+            include={"score", "metric", "split", "protocol", "source"}
+        )
         summary["difference"] = difference
     return summary
 
@@ -211,7 +135,11 @@ def retention(models: dict[str, dict[str, Any]], params: Compare) -> dict[str, A
     """The student's median in percent of the teacher's (the article's "97 %", which is over all of GLUE)."""
 
     def ratio(values: Sequence[Any]) -> float | str:
-        return round(100 * values[0] / values[1], 2) if all(isinstance(value, float) and value for value in values) else NOT_RUN
+        return (
+            round(100 * values[0] / values[1], 2)
+            if all(isinstance(value, float) and value for value in values)
+            else NOT_RUN
+        )
 
     pair = [models.get(name, {}) for name in (params.student, params.teacher)]
     return {
@@ -223,23 +151,53 @@ def retention(models: dict[str, dict[str, Any]], params: Compare) -> dict[str, A
 
 
 def markdown(
-    accuracy: dict[str, Any], speed: dict[str, Any] | None, published: Published, params: Compare, claims: dict[str, Any]
+    accuracy: dict[str, Any],
+    speed: dict[str, Any] | None,
+    published: Published,
+    params: Compare,
+    claims: dict[str, Any],
 ) -> str:
     """The report: a verdict for each claim, then measured beside published, validation and test set never in one table."""
     dataset, split, kept = accuracy["dataset"], accuracy["split"], accuracy["retention"]
-    comparable = [row for row in published.results if row.dataset == dataset] if split == "validation" else []
-    validation, test = ([row for row in comparable if row.split == name] for name in ("validation", "test"))
-    name = "Accuracy" if accuracy["metric"] in ("accuracy", NOT_RUN) else accuracy["metric"].capitalize()
+    comparable = (
+        [row for row in published.results if row.dataset == dataset]
+        if split == "validation"
+        else []
+    )
+    validation, test = (
+        [row for row in comparable if row.split == name] for name in ("validation", "test")
+    )
+    name = (
+        "Accuracy"
+        if accuracy["metric"] in ("accuracy", NOT_RUN)
+        else accuracy["metric"].capitalize()
+    )
     head = ["model", "accuracy, %" if name == "Accuracy" else f"{name} x 100", "how", "source"]
-    lines = [f"# {dataset}: measured and published", "", "## The article's claims", "", *_table(claims_table(claims)), ""]
-    lines += [f"- {key}: {claim['rule']}. {claim.get('note', '')}".rstrip() for key, claim in claims["claims"].items()]
+    lines = [
+        f"# {dataset}: measured and published",
+        "",
+        "## The article's claims",
+        "",
+        *_table(claims_table(claims)),
+        "",
+    ]
+    lines += [
+        f"- {key}: {claim['rule']}. {claim.get('note', '')}".rstrip()
+        for key, claim in claims["claims"].items()
+    ]
     lines += ["", f"## {name}, {split} ({accuracy['sentences']} sentences)", ""]
     measured = [_measured_row(name, model) for name, model in accuracy["models"].items()]
     lines += [*_table([head, *measured, *map(_published_row, validation)]), ""]
     if not validation:
-        why = f"nobody published on {dataset}" if split == "validation" else "nobody published on this part of train"
+        why = (
+            f"nobody published on {dataset}"
+            if split == "validation"
+            else "nobody published on this part of train"
+        )
         lines += [f"No published numbers beside these: {why}.", ""]
-    lines.append(f"{name} of {kept['student']} in percent of {kept['teacher']}'s: {kept['measured']}")
+    lines.append(
+        f"{name} of {kept['student']} in percent of {kept['teacher']}'s: {kept['measured']}"
+    )
     lines[-1] += f" (published: {kept['published']})." if kept["published"] != NOT_RUN else "."
     if isinstance(pair := claims["paired"]["retention"], dict) and pair["interval"]:
         lines[-1] += (
@@ -248,7 +206,10 @@ def markdown(
     if tests := paired_table(claims):
         lines += ["", "On the same sentences, seed by seed:", "", *_table(tests)]
     if isinstance(most := claims["majority_class"], dict):
-        lines += ["", f"Always answering label {most['label']}: accuracy {most['accuracy']} % ({most['count']} of {most['n']})."]
+        lines += [
+            "",
+            f"Always answering label {most['label']}: accuracy {most['accuracy']} % ({most['count']} of {most['n']}).",
+        ]
     if test:
         lines += ["", f"## {name}, test (published only)", ""]
         lines += [
@@ -256,7 +217,13 @@ def markdown(
             "",
         ]
         lines += _table([head, *map(_published_row, test)])
-    lines += ["", "## Size and speed", "", *(_speed_table(speed, published.table3, params.teacher) if speed else [NOT_RUN]), ""]
+    lines += [
+        "",
+        "## Size and speed",
+        "",
+        *(_speed_table(speed, published.table3, params.teacher) if speed else [NOT_RUN]),
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -273,7 +240,18 @@ def _measured_row(name: str, model: dict[str, Any]) -> list[str]:
 
 def _speed_table(speed: dict[str, Any], table3: Table3, teacher: str) -> list[str]:
     """Parameters, bytes and latency at batch size 1, measured, beside the article's Table 3 where it has the model."""
-    rows = [["model", "parameters, M", "article", "MB on disk", "s a pass", "sentences/s", f"speed-up over {teacher}", "article"]]
+    rows = [
+        [
+            "model",
+            "parameters, M",
+            "article",
+            "MB on disk",
+            "s a pass",
+            "sentences/s",
+            f"speed-up over {teacher}",
+            "article",
+        ]
+    ]
     for name, model in speed["models"].items():
         both = {name, teacher} <= table3.seconds.keys()
         rows.append([
@@ -297,7 +275,12 @@ def _speed_table(speed: dict[str, Any], table3: Table3, teacher: str) -> list[st
 
 def _published_row(row: Row) -> list[str]:
     size = f" ({row.parameters:g} M)" if row.parameters else ""
-    return [row.name + size, f"{row.score}", row.protocol + (f"; {row.note}" if row.note else ""), row.source]
+    return [
+        row.name + size,
+        f"{row.score}",
+        row.protocol + (f"; {row.note}" if row.note else ""),
+        row.source,
+    ]
 
 
 def _table(rows: list[list[str]]) -> list[str]:
@@ -306,4 +289,4 @@ def _table(rows: list[list[str]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_command(main)

@@ -4,39 +4,25 @@ Run as: python -m stages.download_dataset
 """
 
 import argparse
-import hashlib
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import Field, model_validator
-
-from reproduce.catalog import DATASET_ENTRY, Dataset, Split, read_pinned_dataset, write_entry
-from reproduce.fetch import fetch
-from reproduce.params import Section, read_experiment, read_section
-from reproduce.sentences import ABOUT, md5, read_tsv, to_tsv
-from reproduce.stage import UserError, output_directory, run_stage, write_json
+from reproduce.command import run_command
+from reproduce.files import output_directory, write_json
+from reproduce.inputs.canonical import canonical_tsv, hold_out
+from reproduce.inputs.catalog import read_pinned_dataset
+from reproduce.inputs.fetch import fetch
+from reproduce.inputs.sentences import ABOUT, read_tsv, to_tsv
+from reproduce.params import Selection, read_experiment, read_section
 
 RAW = Path("data/raw")
 
 
-class Selection(Section):
-    """Choosing hyperparameters without looking at the validation set (all zero: the real experiment)."""
-
-    holdout: Annotated[int, Field(ge=0)]  # this many train sentences take the place of the validation set
-    train: Annotated[int, Field(ge=0)]  # train on this many of the others; 0: on all
-
-    @model_validator(mode="after")
-    def _only_for_choosing(self) -> "Selection":
-        if self.train and not self.holdout:
-            raise ValueError("train is for choosing hyperparameters on held-out sentences: set holdout too, or train to 0")
-        return self
-
-
 def main() -> None:
-    """Write data/raw/SPLIT.tsv, for the splits that the dataset has, data/dataset.json and data/entry.json."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    """Write data/raw/SPLIT.tsv, for the splits that the dataset has and data/dataset.json."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     name = read_experiment().dataset
     dataset = read_pinned_dataset(name)
     selection = read_section("selection", Selection)
@@ -45,10 +31,14 @@ def main() -> None:
         sizes = {}
         for split_name, split in dataset.splits().items():
             downloaded = Path(scratch) / split.file
-            data, sizes[split_name] = canonical_tsv(downloaded, split, dataset, split_name.startswith("test"))
+            data, sizes[split_name] = canonical_tsv(
+                downloaded, split, dataset, split_name.startswith("test")
+            )
             (out / f"{split_name}.tsv").write_bytes(data)
         if selection.holdout:
-            kept, held_out = hold_out(*read_tsv(out / "train.tsv", dataset.label_values, dataset.columns), selection)
+            kept, held_out = hold_out(
+                *read_tsv(out / "train.tsv", dataset.label_values, dataset.columns), selection
+            )
             (out / "train.tsv").write_bytes(to_tsv(*kept, dataset.columns))
             (out / "validation.tsv").write_bytes(to_tsv(*held_out, dataset.columns))
             (out / "validation_mismatched.tsv").unlink(missing_ok=True)  # no part of train
@@ -57,104 +47,14 @@ def main() -> None:
     about = dataset.model_dump(include={"columns", "labels", "scale", "metrics"})
     validation = "held out of train" if selection.holdout else "validation"
     write_json(ABOUT, {"dataset": name, "splits": list(sizes), "validation": validation, **about})
-    write_entry(DATASET_ENTRY, dataset)
     held = ", validation held out of train (selection.holdout)" if selection.holdout else ""
-    print(f"{RAW}: {name}, " + ", ".join(f"{split} {n:,}" for split, n in sizes.items()) + " sentences" + held)
-
-
-def canonical_tsv(path: Path, split: Split, dataset: Dataset, hidden: bool) -> tuple[bytes, int]:
-    """Bring a downloaded split (.parquet or .tsv) into GLUE's TSV form.
-
-    That form has no place for a tab or a line break in a sentence: from Parquet, each becomes a space, which is what the
-    tokenizer takes it for. Labels of a hidden split are dropped where the source has them (MRPC).
-
-    Returns:
-        the bytes of the file and the number of sentences (or pairs) in it.
-
-    Raises:
-        UserError: a malformed TSV (file and line), a Parquet file with other columns, types or classes, a wrong number of
-            rows, a canonical form whose md5 is not the published one.
-    """
-    columns = dataset.columns
-    if path.suffix == ".parquet":
-        texts, labels = read_parquet(path, split.file, dataset)
-        # Through the TSV form: what cannot be written and read back as such (an empty sentence, label 5) is refused.
-        path = path.with_suffix(".tsv")
-        path.write_bytes(to_tsv(texts, [-1] * len(texts) if hidden else labels, columns))
-    try:
-        sentences, labels = read_tsv(path, None if hidden else dataset.label_values, columns)
-    except UserError as error:
-        raise UserError(str(error).replace(str(path), split.file)) from error  # not the scratch copy, which is gone by then
-    if split.rows is not None and len(sentences) != split.rows:
-        raise UserError(f"{split.file}: expected {split.rows} rows (catalog.yaml), found {len(sentences)}.")
-    data = to_tsv(sentences, labels, columns)
-    if split.tsv_md5 and md5(data) != split.tsv_md5:
-        raise UserError(
-            f"{split.file}: canonical TSV has md5 {md5(data)}, expected {split.tsv_md5} as published (catalog.yaml, tsv_md5)."
-        )
-    return data, len(sentences)
-
-
-Labelled = tuple[list[str], list[float]]
-
-
-def read_parquet(path: Path, file: str, dataset: Dataset) -> Labelled:
-    """Texts (those of a pair joined by a tab) and labels of a Parquet file, as they are there; messages call it `file`.
-
-    Raises:
-        UserError: it is no Parquet file; a column is missing, of another type or has empty cells; it names its classes (as
-            files of the Hub do) and catalog.yaml names them otherwise or in another order. Letter case does not matter.
-    """
-    import pyarrow.parquet
-    from datasets import Features
-    from pyarrow import types
-
-    columns = dataset.columns
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{file}: no Parquet file ({str(error).splitlines()[0]}).") from error
-    for name in (*columns, "label"):
-        if name not in table.column_names:
-            there = ", ".join(table.column_names)
-            raise UserError(f"{file}: column {name} is missing, expected {', '.join(columns)} and label, found {there}.")
-        found = table[name].type
-        expected = "text" if name != "label" else "numbers" if dataset.scale else "integers"
-        fits = {
-            "text": types.is_string(found) or types.is_large_string(found),
-            "numbers": types.is_integer(found) or types.is_floating(found),
-            "integers": types.is_integer(found),
-        }
-        if not fits[expected]:
-            raise UserError(f"{file}: column {name} holds {found}, expected {expected}.")
-        if empty := table[name].null_count:
-            raise UserError(f"{file}: column {name} has {empty} empty cell(s), expected none.")
-    named = getattr(Features.from_arrow_schema(table.schema)["label"], "names", None)
-    if named and [name.casefold() for name in named] != [name.casefold() for name in dataset.labels]:
-        raise UserError(f"{file}: its classes are {', '.join(named)}, in catalog.yaml {', '.join(dataset.labels) or 'none'}.")
-    space = str.maketrans("\t\n\r", "   ")
-    rows = zip(*(table[column].to_pylist() for column in columns), strict=True)
-    return ["\t".join(text.translate(space) for text in row) for row in rows], table["label"].to_pylist()
-
-
-def hold_out(sentences: Sequence[str], labels: Sequence[float], selection: Selection) -> tuple[Labelled, Labelled]:
-    """Split train into (kept, held out), by the sha256 of the sentence, so that copies of a sentence stay together.
-
-    Both parts keep the file's order. The held-out part may exceed `selection.holdout` by the copies of its last sentence.
-    """
-    ranked = sorted(range(len(sentences)), key=lambda i: hashlib.sha256(sentences[i].encode()).digest())
-    end = min(selection.holdout, len(ranked))
-    while 0 < end < len(ranked) and sentences[ranked[end]] == sentences[ranked[end - 1]]:
-        end += 1
-    rest = ranked[end:][: selection.train or None]
-    if not rest:
-        raise UserError(f"params.yaml: selection.holdout {selection.holdout} leaves nothing to train on; use a smaller one.")
-
-    def take(chosen: list[int]) -> Labelled:
-        return [sentences[i] for i in sorted(chosen)], [labels[i] for i in sorted(chosen)]
-
-    return take(rest), take(ranked[:end])
+    print(
+        f"{RAW}: {name}, "
+        + ", ".join(f"{split} {n:,}" for split, n in sizes.items())
+        + " sentences"
+        + held
+    )
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_command(main)

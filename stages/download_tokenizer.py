@@ -6,22 +6,24 @@ Run as: python -m stages.download_tokenizer --model distilbert
 import argparse
 from pathlib import Path
 
-from reproduce.catalog import MODEL_ENTRIES, read_model, write_entry
-from reproduce.fetch import fetch
-from reproduce.stage import output_directory, run_stage
+from reproduce.command import run_command
+from reproduce.files import output_directory
+from reproduce.inputs.catalog import read_model
+from reproduce.inputs.fetch import fetch
 
 
 def main() -> None:
-    """Write models/tokenizers/MODEL/, and the model's entry of catalog.yaml to models/entries/MODEL.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Write models/tokenizers/MODEL/."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True, help="a name from catalog.yaml")
     name = parser.parse_args().model
     model = read_model(name)
     with output_directory(Path("models/tokenizers") / name) as out:
         fetch("model", model.sources, model.tokenizer, out)
-    write_entry(MODEL_ENTRIES / f"{name}.json", model)
     print(f"models/tokenizers/{name}: {', '.join(sorted(model.tokenizer))}")
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_command(main)

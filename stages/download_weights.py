@@ -6,21 +6,26 @@ Run as: python -m stages.download_weights --model distilbert
 import argparse
 from pathlib import Path
 
-from reproduce.catalog import read_model
-from reproduce.fetch import fetch
-from reproduce.stage import output_directory, run_stage
+from reproduce.command import run_command
+from reproduce.files import output_directory
+from reproduce.inputs.catalog import read_model
+from reproduce.inputs.fetch import fetch
 
 
 def main() -> None:
     """Write models/weights/MODEL/."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True, help="a name from catalog.yaml")
     name = parser.parse_args().model
     model = read_model(name)
     with output_directory(Path("models/weights") / name) as out:
         fetch("model", model.sources, model.weights, out)
-    print(f"models/weights/{name}: {sum(pin.bytes for pin in model.weights.values()) / 1e6:,.1f} MB")
+    print(
+        f"models/weights/{name}: {sum(pin.bytes for pin in model.weights.values()) / 1e6:,.1f} MB"
+    )
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_command(main)

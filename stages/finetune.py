@@ -7,23 +7,22 @@ With finetune.processes > 1 it starts that many of itself, as torchrun does; eac
 """
 
 import argparse
-import hashlib
-import json
 import logging
 import math
 import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from reproduce import batches, vocabulary
-from reproduce.batches import Batches, collate, length_grouped_order, padding_share
-from reproduce.checkpoints import (
+from reproduce.command import go_offline, run_command
+from reproduce.files import UserError, output_directory, read_json, write_json
+from reproduce.machine import describe, peak_memory
+from reproduce.models.load import load_pretrained
+from reproduce.params import Finetune, Machine, read_section
+from reproduce.training.batches import Batches, collate, length_grouped_order, padding_share
+from reproduce.training.checkpoints import (
     check_disk,
     exclusive,
     is_complete,
@@ -32,43 +31,33 @@ from reproduce.checkpoints import (
     newest_checkpoint,
     root,
 )
-from reproduce.devices import Precision, choose_precision, claim_gpus, deterministic, end_with_parent, visible_gpus
-from reproduce.environment import describe, peak_memory
-from reproduce.params import PARAMS, Section, read_section, read_yaml, validate
-from reproduce.stage import UserError, go_offline, out_of_space, output_directory, read_json, run_stage, write_json
-from reproduce.vocabulary import cut_embedding, restore_embedding, used_rows
+from reproduce.training.devices import (
+    Precision,
+    choose_precision,
+    claim_gpus,
+    deterministic,
+    end_with_parent,
+    visible_gpus,
+)
+from reproduce.training.recipe import identity, read_finetune
+from reproduce.training.vocabulary import cut_embedding, restore_embedding, used_rows
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-
-class Finetune(Section):
-    """Section `finetune` of params.yaml; a model may override any key in `overrides`."""
-
-    learning_rate: Annotated[float, Field(gt=0, lt=1)]  # peak, after warm-up
-    batch_size: Annotated[int, Field(ge=1)]
-    epochs: Annotated[int, Field(ge=1)]
-    warmup_steps: Annotated[int, Field(ge=0)]  # linear from 0; then linear decay to 0 at the last step
-    weight_decay: Annotated[float, Field(ge=0)]
-    max_grad_norm: Annotated[float, Field(gt=0)]
-    precision: Literal["auto", "fp32", "bf16", "fp16"]
-    log_every: Annotated[int, Field(ge=1)]  # steps between two points of the training curve
-    processes: Annotated[int, Field(ge=1)]  # that share each batch: one a GPU, or on a CPU the cores divided among them
-    accumulation: Annotated[int, Field(ge=1)]  # pieces, computed one after the other, that each process cuts its share into
-
-
-class Machine(Section):
-    """Section `machine` of params.yaml: what never changes a result."""
-
-    checkpoint_every: Annotated[int, Field(ge=1)]  # steps: how much a crash can cost
-    loader_workers: Annotated[int, Field(ge=0)]  # processes that prepare batches; 0: the training process does
+    pass
 
 
 def main() -> None:
     """Write models/finetuned/MODEL-SEED/, plots/curves/MODEL-SEED/ and environment/MODEL-SEED.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True, help="a name from catalog.yaml")
-    parser.add_argument("--seed", required=True, type=int, help="seed of the head's weights, the order of batches, dropout")
+    parser.add_argument(
+        "--seed",
+        required=True,
+        type=int,
+        help="seed of the head's weights, the order of batches, dropout",
+    )
     arguments = parser.parse_args()
     model, seed = arguments.model, arguments.seed
     params, machine = read_finetune(model), read_section("machine", Machine)
@@ -79,7 +68,9 @@ def main() -> None:
     }
     for producer, path in inputs.items():
         if not path.is_file():
-            raise UserError(f"{path} is missing. Run `dvc repro {producer}@{model}`, which makes it.")
+            raise UserError(
+                f"{path} is missing. Run `dvc repro {producer}@{model}`, which makes it."
+            )
     go_offline()
     worker = os.environ.get("LOCAL_RANK")  # set by the launcher
     if worker:
@@ -92,19 +83,33 @@ def main() -> None:
         if gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         if params.processes > 1 and not worker:
-            launch(params.processes, ["-m", "stages.finetune", "--model", model, "--seed", str(seed)])
+            launch(
+                params.processes, ["-m", "stages.finetune", "--model", model, "--seed", str(seed)]
+            )
             return
         device, precision, reason = choose_precision(params.precision)
         key = identity(params, seed, precision, list(inputs.values()))
         checkpoints = root() / f"{model}-{seed}-{key[:12]}"
         checkpoints.mkdir(parents=True, exist_ok=True)
         if worker and worker != "0":  # computes its part; the first process writes
-            if not is_complete(checkpoints / "finished"):  # else the first one takes that over and trains nothing
+            if not is_complete(
+                checkpoints / "finished"
+            ):  # else the first one takes that over and trains nothing
                 train(params, machine, seed, precision, inputs, checkpoints, None)
             return
-        print(f"finetune {model}, seed {seed}: {precision} on {device}, because {reason}", flush=True)
+        print(
+            f"finetune {model}, seed {seed}: {precision} on {device}, because {reason}", flush=True
+        )
         with exclusive(checkpoints):
-            finish(params, machine, seed, (device, precision, reason), inputs, checkpoints, f"{model}-{seed}")
+            finish(
+                params,
+                machine,
+                seed,
+                (device, precision, reason),
+                inputs,
+                checkpoints,
+                f"{model}-{seed}",
+            )
 
 
 def finish(
@@ -119,24 +124,39 @@ def finish(
     device, precision, reason = choice
     result = checkpoints / "finished"
     if is_complete(result):
-        print(f"an earlier process finished this run: its result is taken over ({result}; `make clean-checkpoints` deletes it)")
+        print(
+            f"an earlier process finished this run: its result is taken over ({result}; `make clean-checkpoints` deletes it)"
+        )
         outcome = read_json(result / "environment.json", "Run `make clean-checkpoints`.")
     else:
         shutil.rmtree(result, ignore_errors=True)
         with output_directory(result) as out:
             outcome = train(params, machine, seed, precision, inputs, checkpoints, out)
-            outcome |= {"precision": precision, "precision_reason": reason, "device": device, **describe()}
-            for file in ("tokenizer.json", "tokenizer_config.json"):  # the fine-tuned model has a config of its own
+            outcome |= {
+                "precision": precision,
+                "precision_reason": reason,
+                "device": device,
+                **describe(),
+            }
+            for file in (
+                "tokenizer.json",
+                "tokenizer_config.json",
+            ):  # the fine-tuned model has a config of its own
                 shutil.copyfile(inputs["download_tokenizer"].parent / file, out / "model" / file)
             write_json(out / "environment.json", outcome)
             mark_complete(out)
         for folder in checkpoints.glob("checkpoint-*"):
             shutil.rmtree(folder)
-    for part, place in (("curve", Path("plots/curves") / run), ("model", Path("models/finetuned") / run)):
+    for part, place in (
+        ("curve", Path("plots/curves") / run),
+        ("model", Path("models/finetuned") / run),
+    ):
         with output_directory(place) as out:
             link_files(result / part, out)
     write_json(Path("environment") / f"{run}.json", outcome)
-    resumed = f" (resumed at step {outcome['resumed_at_step']})" if outcome["resumed_at_step"] else ""
+    resumed = (
+        f" (resumed at step {outcome['resumed_at_step']})" if outcome["resumed_at_step"] else ""
+    )
     print(f"models/finetuned/{run}: {outcome['steps']:,} steps in {outcome['seconds'] / 60:.1f} min{resumed}, "
           f"last loss {outcome['last_loss']:.4f}, {outcome['padding'] * 100:.1f} % of the tokens were padding")  # fmt: skip
     for operation in outcome["not_deterministic"]:
@@ -162,75 +182,13 @@ def launch(processes: int, arguments: list[str]) -> None:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:  # it had no time to say so itself
             killed = f"process {rank} of {processes} was killed by signal {-failure.exitcode} ({failure.signal_name()})"
-            print(f"error: {killed}. Run the same command again: training goes on from its last checkpoint.", file=sys.stderr)
+            print(
+                f"error: {killed}. Run the same command again: training goes on from its last checkpoint.",
+                file=sys.stderr,
+            )
         sys.exit(1)
     except SignalException as error:
         raise KeyboardInterrupt from error
-
-
-def read_finetune(model: str, path: Path = PARAMS) -> Finetune:
-    """Section `finetune`, over it what the dataset changes (`tasks`), over that what `model` changes (`overrides`)."""
-    params = read_yaml(path)
-    merged = params.get("finetune")
-    if not isinstance(merged, dict):
-        raise UserError(f"{path}: section finetune is missing. Add it; the default file is in git.")
-    validate(Finetune, merged, f"{path}: finetune")
-    for section, name in (("tasks", params.get("dataset")), ("overrides", model)):
-        entries = params.get(section)
-        if not isinstance(entries, dict) or not isinstance(entries.get(name), dict):
-            raise UserError(
-                f"{path}: {section}.{name} is missing. Add `{name}: {{}}` under {section} if there is nothing to override."
-            )
-        if unknown := sorted(set(entries[name]) - set(Finetune.model_fields)):
-            known = ", ".join(sorted(Finetune.model_fields))
-            raise UserError(f"{path}: {section}.{name}.{unknown[0]}: unknown key. Known here: {known}.")
-        merged = {**merged, **entries[name]}
-    return validate(Finetune, merged, f"{path}: finetune with tasks.{params['dataset']} and overrides.{model}")
-
-
-def identity(params: Finetune, seed: int, precision: str, inputs: Sequence[Path]) -> str:
-    """A digest of all that decides the bytes of the result: a checkpoint is only ever resumed by an equal run."""
-    import torch
-    import transformers
-
-    digests = {}
-    for path in [*inputs, Path(__file__), Path(batches.__file__), Path(vocabulary.__file__)]:
-        with path.open("rb") as file:
-            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    software = [torch.__version__, transformers.__version__, torch.get_num_threads()]
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    facts = [params.model_dump(), seed, precision, device, digests, software]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def load_pretrained(weights_dir: Path, tokenizer_dir: Path, label_names: Sequence[str], **extra: Any) -> "PreTrainedModel":
-    """The pretrained encoder with a new head (drawn from torch's generator): one logit a class, or one number without classes.
-
-    Raises:
-        UserError: the files are damaged, or no model that transformers knows. Nothing but safetensors is read.
-    """
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-
-    local = {"local_files_only": True, "trust_remote_code": False}
-    names = dict(enumerate(label_names))
-    head: dict[str, Any] = (
-        {"id2label": names, "label2id": {name: i for i, name in names.items()}}
-        if names
-        else {"num_labels": 1, "problem_type": "regression"}
-    )
-    place = tokenizer_dir
-    try:
-        config = AutoConfig.from_pretrained(str(tokenizer_dir), **local, **head)
-        place = weights_dir
-        return AutoModelForSequenceClassification.from_pretrained(  # type: ignore[no-any-return]
-            str(weights_dir), config=config, use_safetensors=True, **local, **extra
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        if "can't allocate memory" in str(error) or out_of_space(error):
-            raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{place} holds no model that can be read: {reason} Delete it and run `dvc checkout {place}`.") from error
 
 
 def train(
@@ -257,12 +215,15 @@ def train(
 
     set_verbosity_error()  # "newly initialized: classifier" is what fine-tuning is
     table = pyarrow.parquet.read_table(inputs["tokenize"])
-    label_names = getattr(Features.from_arrow_schema(table.schema)["label"], "names", [])  # none: the label is a number
+    label_names = getattr(
+        Features.from_arrow_schema(table.schema)["label"], "names", []
+    )  # none: the label is a number
     id_columns = [name for name in ("input_ids", "token_type_ids") if name in table.column_names]
     labels = table["label"].to_pylist()
     columns = [[torch.tensor(ids) for ids in table[name].to_numpy()] for name in id_columns]
     examples = [
-        {**dict(zip(id_columns, ids, strict=True)), "labels": label} for *ids, label in zip(*columns, labels, strict=True)
+        {**dict(zip(id_columns, ids, strict=True)), "labels": label}
+        for *ids, label in zip(*columns, labels, strict=True)
     ]
     lengths = torch.tensor([len(example["input_ids"]) for example in examples])
     cuda = torch.cuda.is_available()
@@ -274,7 +235,9 @@ def train(
         )
     process = int(os.environ.get("RANK", 0))
     try:
-        sampler = Batches(lengths, params.batch_size, seed, params.accumulation, process, params.processes)
+        sampler = Batches(
+            lengths, params.batch_size, seed, params.accumulation, process, params.processes
+        )
     except ValueError as error:
         raise UserError(
             f"params.yaml: finetune: {error}. Lower one of them, or change batch_size ({len(examples)} sentences)."
@@ -300,7 +263,9 @@ def train(
         def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
             loss: torch.Tensor = super().training_step(*args, **kwargs)
             bad = self.bad_step.to(loss.device)
-            self.bad_step = torch.where((bad == 0) & ~loss.isfinite(), self.state.global_step + 1, bad)
+            self.bad_step = torch.where(
+                (bad == 0) & ~loss.isfinite(), self.state.global_step + 1, bad
+            )
             return loss
 
         def stop_if_broken(self) -> None:
@@ -314,7 +279,9 @@ def train(
         """The training curve, the alarm for a broken loss, and the marker that makes a checkpoint complete."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            for entry in state.log_history:  # after a resume: what the killed process had logged up to the checkpoint
+            for entry in (
+                state.log_history
+            ):  # after a resume: what the killed process had logged up to the checkpoint
                 self.point(entry)
 
         def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -335,7 +302,9 @@ def train(
     class Progress(ProgressCallback):  # type: ignore[misc]
         """tqdm with the loss in the bar instead of a line a log."""
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
+        ) -> None:
             if self.training_bar is not None and "loss" in (logs or {}):
                 self.training_bar.set_postfix_str(f"loss {float(logs['loss']):.4f}", refresh=False)
 
@@ -380,10 +349,15 @@ def train(
     started = time.monotonic()
     with deterministic() as broken:
         set_seed(seed)
-        tokenizer_dir, weights_dir = inputs["download_tokenizer"].parent, inputs["download_weights"].parent
+        tokenizer_dir, weights_dir = (
+            inputs["download_tokenizer"].parent,
+            inputs["download_weights"].parent,
+        )
         # Plain attention: on CUDA the fused kernels have no deterministic backward pass; on a CPU PyTorch has no fused kernel
         # with dropout, and what it does instead is slower (docs/speed.md).
-        model = load_pretrained(weights_dir, tokenizer_dir, label_names, attn_implementation="eager")
+        model = load_pretrained(
+            weights_dir, tokenizer_dir, label_names, attn_implementation="eager"
+        )
         if process:  # the same weights, but dropout of its own
             set_seed(seed * 1_000_003 + process)
         pad_id = model.config.pad_token_id or 0
@@ -413,13 +387,17 @@ def train(
         try:
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         except (MemoryError, RuntimeError) as error:
-            if "DataLoader worker (pid" in str(error):  # PyTorch's words for one that ended on its own
+            if "DataLoader worker (pid" in str(
+                error
+            ):  # PyTorch's words for one that ended on its own
                 raise UserError(
                     f"{str(error).splitlines()[0].strip().rstrip('.')}, most likely because memory ran out. "
                     "Set machine.loader_workers to 0 (the training process then prepares the batches itself: same result) "
                     "and run the same command again: training goes on from its last checkpoint."
                 ) from error
-            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            if not isinstance(
+                error, MemoryError | torch.OutOfMemoryError
+            ) and "can't allocate memory" not in str(error):
                 raise
             raise out_of_memory(params, len(examples)) from error
     trainer.stop_if_broken()  # the steps after the last log
@@ -434,8 +412,17 @@ def train(
         "resumed_at_step": int(resume.name.split("-")[1]) if resume else 0,
         "seconds": round(time.monotonic() - started, 1),
         "last_loss": round(float(losses[-1]), 4) if losses else math.nan,
-        "padding": round(padding_share(lengths, length_grouped_order(lengths, params.batch_size, seed, 0), params.batch_size), 4),
-        "peak_memory_mb": round((torch.cuda.max_memory_allocated() if cuda else peak_memory()) / 2**20),
+        "padding": round(
+            padding_share(
+                lengths,
+                length_grouped_order(lengths, params.batch_size, seed, 0),
+                params.batch_size,
+            ),
+            4,
+        ),
+        "peak_memory_mb": round(
+            (torch.cuda.max_memory_allocated() if cuda else peak_memory()) / 2**20
+        ),
         "processes": params.processes,
         "deterministic_algorithms": True,
         "cudnn_deterministic": True,
@@ -477,4 +464,4 @@ def _live(directory: Path) -> Any:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_command(main)

@@ -19,12 +19,14 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from faults import fault_tests
 from ruamel.yaml import YAML
 
-from faults import fault_tests
-from reproduce.stage import run_stage
+from reproduce.command import run_command
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch is imported: tiny models gain nothing from more
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # before PyTorch is imported: tiny models gain nothing from more
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
@@ -51,17 +53,28 @@ sys.addaudithook(_audit)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--faults", action="store_true", help="only the tests that break something (make faults)")
+    parser.addoption(
+        "--faults", action="store_true", help="only the tests that break something (make faults)"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # The longest file first, so that no worker is left alone with it at the end; then one that needs no finished pipeline, which
     # the first one's worker makes meanwhile.
     order = ["test_sweep.py", "test_download.py"]
-    items.sort(key=lambda item: order.index(item.path.name) if item.path.name in order else len(order))
+    items.sort(
+        key=lambda item: order.index(item.path.name) if item.path.name in order else len(order)
+    )
     if config.getoption("--faults"):
-        breaking = {path: fault_tests(path.read_text(encoding="utf-8")) for path in {item.path for item in items}}
-        items[:] = [item for item in items if getattr(item, "originalname", item.name) in breaking[item.path]]
+        breaking = {
+            path: fault_tests(path.read_text(encoding="utf-8"))
+            for path in {item.path for item in items}
+        }
+        items[:] = [
+            item
+            for item in items
+            if getattr(item, "originalname", item.name) in breaking[item.path]
+        ]
 
 
 def pin(path: Path) -> dict[str, Any]:
@@ -80,7 +93,11 @@ def dump_yaml(path: Path, data: Any) -> None:
 
 
 def pocket_lines(split: str, count: int) -> list[str]:
-    return (ROOT / "data/pocket" / f"{split}.tsv").read_text(encoding="utf-8").splitlines()[1 : count + 1]
+    return (
+        (ROOT / "data/pocket" / f"{split}.tsv")
+        .read_text(encoding="utf-8")
+        .splitlines()[1 : count + 1]
+    )
 
 
 @pytest.fixture(scope="session")
@@ -124,11 +141,22 @@ def make_tiny_model(folder: Path) -> None:
     text = " ".join(pocket_lines("train", 96)).lower()
     words = sorted(set(re.findall(r"[a-z]+", text)))
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters), *".,;:'!?-"]
+    pieces = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *letters,
+        *(f"##{letter}" for letter in letters),
+        *".,;:'!?-",
+    ]
     vocabulary = {word: i for i, word in enumerate(dict.fromkeys([*pieces, *words]))}
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     BertWordPieceTokenizer(vocabulary, lowercase=True).save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True, "model_max_length": 128}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"do_lower_case": True, "model_max_length": 128})
+    )
     config = BertConfig(
         vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
         max_position_embeddings=128,
@@ -146,13 +174,22 @@ class Repository:
     ran: list[str] = field(default_factory=list)  # stages of the first repro, in order
 
     def run(self, *command: str, ok: bool = True, **env: str) -> "subprocess.CompletedProcess[str]":
-        done = subprocess.run(command, cwd=self.path, env={**self.env, **env}, capture_output=True, text=True, timeout=900)
+        done = subprocess.run(
+            command,
+            cwd=self.path,
+            env={**self.env, **env},
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
         assert "NETWORK" not in done.stderr, done.stderr
         if ok:
             assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done
 
-    def stage(self, name: str, *arguments: str, ok: bool = True, **env: str) -> "subprocess.CompletedProcess[str]":
+    def stage(
+        self, name: str, *arguments: str, ok: bool = True, **env: str
+    ) -> "subprocess.CompletedProcess[str]":
         return self.run(sys.executable, "-m", f"stages.{name}", *arguments, ok=ok, **env)
 
     def repro(self, *arguments: str) -> list[str]:
@@ -184,7 +221,9 @@ class Here(Repository):
     For what a stage says and writes; where the process matters (a kill, a limit, equal bytes), take `Repository`.
     """
 
-    def stage(self, name: str, *arguments: str, ok: bool = True, **env: str) -> "subprocess.CompletedProcess[str]":
+    def stage(
+        self, name: str, *arguments: str, ok: bool = True, **env: str
+    ) -> "subprocess.CompletedProcess[str]":
         main = importlib.import_module(f"stages.{name}").main
         out, err, code = io.StringIO(), io.StringIO(), 0
         with (
@@ -192,10 +231,12 @@ class Here(Repository):
             mock.patch.dict(os.environ, {**self.env, **env}, clear=True), mock.patch.object(sys, "argv", [name, *arguments]),
         ):  # fmt: skip
             try:
-                run_stage(main)
+                run_command(main)
             except SystemExit as end:
                 code = int(end.code or 0)
-        assert not ok or code == 0, f"{name} {arguments}\n{out.getvalue()[-3000:]}\n{err.getvalue()[-3000:]}"
+        assert not ok or code == 0, (
+            f"{name} {arguments}\n{out.getvalue()[-3000:]}\n{err.getvalue()[-3000:]}"
+        )
         return subprocess.CompletedProcess([name, *arguments], code, out.getvalue(), err.getvalue())
 
 
@@ -218,7 +259,9 @@ def environment(home: Path) -> dict[str, str]:
         "DVC_SITE_CACHE_DIR": str(home / "dvc-site-cache"),
         "GIT_CONFIG_GLOBAL": str(home / "gitconfig"),
     }
-    (home / "gitconfig").write_text("[user]\n\tname = Test\n\temail = test@example.org\n[init]\n\tdefaultBranch = main\n")
+    (home / "gitconfig").write_text(
+        "[user]\n\tname = Test\n\temail = test@example.org\n[init]\n\tdefaultBranch = main\n"
+    )
     return env
 
 
@@ -226,9 +269,16 @@ def environment(home: Path) -> dict[str, str]:
 def warm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The socket of a process that has imported PyTorch and transformers (tests/warm.py), one a worker."""
     place = tmp_path_factory.mktemp("warm") / "socket"
-    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    offline = {
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "HF_EVALUATE_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
     command = [sys.executable, f"{ROOT}/tests/warm.py", f"{place}"]
-    with subprocess.Popen(command, env=environment(place.parent / "home") | offline, start_new_session=True) as server:
+    with subprocess.Popen(
+        command, env=environment(place.parent / "home") | offline, start_new_session=True
+    ) as server:
         yield place
         os.killpg(server.pid, signal.SIGKILL)
 
@@ -252,16 +302,26 @@ def in_place_of_venv(folder: Path) -> dict[str, str]:
     (venv / "bin").symlink_to(Path(sys.executable).parent)
     (venv / ".installed").touch()
     os.utime(venv / ".installed", (2**33, 2**33))  # newer than any requirements.txt
-    return {"MAKEFLAGS": "e", "VENV": str(venv)}  # make -e: the environment goes before what the Makefile says
+    return {
+        "MAKEFLAGS": "e",
+        "VENV": str(venv),
+    }  # make -e: the environment goes before what the Makefile says
 
 
 def make_repository(path: Path, tiny_model: Path, commit: bool = True) -> Repository:
     """Copy the project's files (not its results) to `path`, point catalog and params to the tiny inputs, commit."""
     files = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.splitlines()
     for name in files:
-        if name.split("/")[0] in ("metrics", "environment", "dvc.lock", "tests", "benchmarks") or not (ROOT / name).is_file():
+        if (
+            name.split("/")[0] in ("metrics", "environment", "dvc.lock", "tests", "benchmarks")
+            or not (ROOT / name).is_file()
+        ):
             continue
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, path / name)
@@ -270,7 +330,9 @@ def make_repository(path: Path, tiny_model: Path, commit: bool = True) -> Reposi
     toy.mkdir()
     splits = {}
     for split, count in (("train", 96), ("validation", 24)):
-        (toy / f"{split}.tsv").write_text("\n".join(["sentence\tlabel", *pocket_lines(split, count)]) + "\n", encoding="utf-8")
+        (toy / f"{split}.tsv").write_text(
+            "\n".join(["sentence\tlabel", *pocket_lines(split, count)]) + "\n", encoding="utf-8"
+        )
         splits[split] = {"file": f"{split}.tsv", "rows": count, **pin(toy / f"{split}.tsv")}
     model = {
         "sources": [{"folder": str(tiny_model)}],
@@ -289,7 +351,14 @@ def make_repository(path: Path, tiny_model: Path, commit: bool = True) -> Reposi
         data.update(dataset="toy", models=["tiny"], seeds=[1])
         data["overrides"].update(tiny={}, other={})
         data["tasks"]["toy"] = {}
-        data["finetune"].update(learning_rate=1e-2, batch_size=8, epochs=2, warmup_steps=2, log_every=2, precision="fp32")
+        data["finetune"].update(
+            learning_rate=1e-2,
+            batch_size=8,
+            epochs=2,
+            warmup_steps=2,
+            log_every=2,
+            precision="fp32",
+        )
         data["machine"]["checkpoint_every"] = 4
         data["benchmark"].update(passes=1, warmup=1)
         data["compare"].update(teacher="other", student="tiny")
@@ -311,7 +380,9 @@ def repository(tmp_path: Path, tiny_model: Path) -> Repository:
 
 
 @pytest.fixture(scope="session")
-def finished(shared: Path, tiny_model: Path, warm_server: Path, tmp_path_factory: pytest.TempPathFactory) -> Repository:
+def finished(
+    shared: Path, tiny_model: Path, warm_server: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Repository:
     """A repository whose whole pipeline has run once, by one worker; each has its own copy. Tests copy it, or leave it as it is."""
     place, own = shared / "finished", tmp_path_factory.mktemp("finished")
     with made_once(place) as to_make:
@@ -322,7 +393,9 @@ def finished(shared: Path, tiny_model: Path, warm_server: Path, tmp_path_factory
             made.run("git", "add", "-A")
             made.run("git", "commit", "-qm", "results")
     shutil.copytree(place / "repository", own / "repository", symlinks=True)
-    return Repository(own / "repository", environment(own / "home"), json.loads((place / "ran.json").read_text()))
+    return Repository(
+        own / "repository", environment(own / "home"), json.loads((place / "ran.json").read_text())
+    )
 
 
 @pytest.fixture
@@ -343,6 +416,9 @@ def here(copy: Repository) -> Here:
 def mirror() -> Path:
     """The folder with the real SST-2 files; the test is skipped where there is none."""
     for place in (os.environ.get("HUB_MIRROR"), ROOT.parent / "shared/hub-mirror"):
-        if place and (Path(place) / "datasets/nyu-mll/glue/sst2/train-00000-of-00001.parquet").is_file():
+        if (
+            place
+            and (Path(place) / "datasets/nyu-mll/glue/sst2/train-00000-of-00001.parquet").is_file()
+        ):
             return Path(place)
     pytest.skip("no folder with the real SST-2 files: set HUB_MIRROR to one laid out like the Hub")

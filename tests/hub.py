@@ -27,7 +27,9 @@ from pathlib import Path
 from typing import Any
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-ADDRESS = re.compile(r"/(?P<repo>(?:datasets/)?[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)")
+ADDRESS = re.compile(
+    r"/(?P<repo>(?:datasets/)?[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)"
+)
 
 # In place of conftest's NO_NETWORK: the loopback address is the only one that may be asked.
 ONLY_LOOPBACK = """
@@ -46,7 +48,11 @@ sys.addaudithook(_audit)
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 # --- what can go wrong ------------------------------------------------------------------------------------------------
@@ -60,7 +66,9 @@ class Status:
     headers: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return " ".join([f"status {self.code}", *(f"{name}: {value}" for name, value in self.headers.items())])
+        return " ".join(
+            [f"status {self.code}", *(f"{name}: {value}" for name, value in self.headers.items())]
+        )
 
 
 @dataclass(frozen=True)
@@ -185,7 +193,11 @@ class Hub(ThreadingHTTPServer):
 
     def add(self, repo: str, folder: Path) -> None:
         """Serve every file below `folder`; `repo` is OWNER/NAME or datasets/OWNER/NAME."""
-        self.files |= {(repo, str(path.relative_to(folder))): path for path in folder.rglob("*") if path.is_file()}
+        self.files |= {
+            (repo, str(path.relative_to(folder))): path
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
 
     def inject(self, method: str, name: str, faults: Iterable[Fault]) -> None:
         """Answer the next requests for the file `name` with these faults, one each, and those after them properly."""
@@ -207,7 +219,9 @@ class Hub(ThreadingHTTPServer):
     @property
     def ranges(self) -> list[str | None]:
         """The Range of every GET."""
-        return [request.headers.get("range") for request in self.requests if request.method == "GET"]
+        return [
+            request.headers.get("range") for request in self.requests if request.method == "GET"
+        ]
 
     def etag(self, path: Path) -> str:
         """As for the Hub's large files: the sha256 of the right bytes, whatever is sent."""
@@ -239,7 +253,9 @@ class HubRequest(BaseHTTPRequestHandler):
         headers = {key.lower(): value for key, value in self.headers.items()}
         self.server.requests.append(Asked(self.command, self.path, headers, fault))
         if isinstance(fault, Status):
-            return self.head(fault.code, {"X-Error-Message": f"you sent {headers}", **fault.headers})
+            return self.head(
+                fault.code, {"X-Error-Message": f"you sent {headers}", **fault.headers}
+            )
         if isinstance(fault, Portal):
             return self.head(200, {"Content-Type": "text/html"})
         if isinstance(fault, Reset) and fault.at is None:
@@ -254,9 +270,15 @@ class HubRequest(BaseHTTPRequestHandler):
         size = path.stat().st_size
         about = {"ETag": f'"{self.server.etag(path)}"', "X-Repo-Commit": address["revision"]}
         if isinstance(fault, Redirect):
-            linked = {"X-Linked-ETag": about["ETag"], "X-Linked-Size": str(size), "Location": fault.to + self.path}
+            linked = {
+                "X-Linked-ETag": about["ETag"],
+                "X-Linked-Size": str(size),
+                "Location": fault.to + self.path,
+            }
             return self.head(302, {**about, **linked})
-        start = int(headers["range"].removeprefix("bytes=").rstrip("-")) if "range" in headers else 0
+        start = (
+            int(headers["range"].removeprefix("bytes=").rstrip("-")) if "range" in headers else 0
+        )
         if start and not isinstance(fault, NoRange):
             about["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
         else:
@@ -264,7 +286,10 @@ class HubRequest(BaseHTTPRequestHandler):
         end = min(fault.bytes, size) if isinstance(fault, Short) else size
         self.head(206 if start else 200, about, end - start)
         if self.command == "GET" and end > start:
-            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            with (
+                path.open("rb") as file,
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+            ):
                 self.body(data, start, end, fault)
         return None
 
@@ -302,7 +327,9 @@ class HubRequest(BaseHTTPRequestHandler):
         for at in range(start, end, piece):
             self.wfile.write(data[at : min(at + piece, end)])
             if self.server.rate:
-                time.sleep(max(0.0, (at + piece - start) / self.server.rate - (time.monotonic() - began)))
+                time.sleep(
+                    max(0.0, (at + piece - start) / self.server.rate - (time.monotonic() - began))
+                )
 
     def stall(self) -> None:
         self.close_connection = True

@@ -51,13 +51,19 @@ def answers(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def server(command: Sequence[str | Path], port: int, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def server(
+    command: Sequence[str | Path], port: int, log: Path
+) -> Iterator["subprocess.Popen[bytes]"]:
     """Run `command`, wait until it answers on `port`, and kill it at the end."""
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+        )
     try:
         wait_until(lambda: process.poll() is not None or answers(port), f"{command}")
-        assert process.poll() is None, f"{command} ended with {process.returncode}: {log.read_text()[-2000:]}"
+        assert process.poll() is None, (
+            f"{command} ended with {process.returncode}: {log.read_text()[-2000:]}"
+        )
         yield process
     finally:
         process.kill()

@@ -16,7 +16,9 @@ def test_each_model_can_be_registered_under_its_name() -> None:
     entries = load_yaml(ROOT / "dvc.yaml")["artifacts"]
     assert set(entries) == set(load_yaml(ROOT / "params.yaml")["models"])
     for name, entry in entries.items():
-        assert entry["path"] == f"models/finetuned/{name}-${{seeds[0]}}" and entry["type"] == "model"
+        assert (
+            entry["path"] == f"models/finetuned/{name}-${{seeds[0]}}" and entry["type"] == "model"
+        )
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -29,10 +31,10 @@ def test_register_push_and_download_by_version(copy: Repository, tmp_path: Path)
     def entry(data: dict[str, dict[str, dict[str, str]]]) -> None:
         data["artifacts"]["tiny"] = {"path": "models/finetuned/tiny-${seeds[0]}", "type": "model"}
 
-    bare, push = tmp_path / "bare.git", (sys.executable, "-m", "reproduce.remotes", "push")
+    bare, push = tmp_path / "bare.git", (sys.executable, "-m", "tools.remotes", "push")
     copy.run("git", "init", "-q", "--bare", str(bare))
     copy.run("git", "remote", "add", "origin", str(bare))
-    copy.run(sys.executable, "-m", "reproduce.remotes", "set", str(tmp_path / "remote"))
+    copy.run(sys.executable, "-m", "tools.remotes", "set", str(tmp_path / "remote"))
     copy.edit("dvc.yaml", entry)
     copy.run("git", "commit", "-qam", "an artifact")
     copy.run("gto", "register", "tiny", "--version", "v1.0.0")
@@ -51,24 +53,38 @@ def test_register_push_and_download_by_version(copy: Repository, tmp_path: Path)
     copy.run("gto", "register", "tiny", "--version", "v1.1.0")
     copy.run(*push)
     second = contents(model)
-    assert sorted(first) == FILES and {name for name in first if first[name] != second[name]} == {"README.md"}
+    assert sorted(first) == FILES and {name for name in first if first[name] != second[name]} == {
+        "README.md"
+    }
     copy.run("git", "push", "-q", "--tags", "origin", "main")
 
     copy.run("git", "clone", "-q", str(bare), str(tmp_path / "clone"))
     clone = Repository(tmp_path / "clone", copy.env)
-    clone.run(sys.executable, "-m", "reproduce.remotes", "set", str(tmp_path / "remote"))
+    clone.run(sys.executable, "-m", "tools.remotes", "set", str(tmp_path / "remote"))
     assert "v1.1.0" in clone.run("gto", "show").stdout
-    for name, options, expected in (("a", ["--rev", "v1.0.0"], first), ("b", ["--stage", "prod"], first), ("c", [], second)):
+    for name, options, expected in (
+        ("a", ["--rev", "v1.0.0"], first),
+        ("b", ["--stage", "prod"], first),
+        ("c", [], second),
+    ):
         clone.run("dvc", "artifacts", "get", ".", "tiny", *options, "-o", name)
         assert contents(clone.path / name) == expected, options
 
     # Without a clone: the remote is named, because it is in no file of the repository.
     elsewhere = Repository(tmp_path, copy.env)
     remote = ["--remote", "store", "--remote-config", f"url={tmp_path / 'remote'}"]
-    elsewhere.run("dvc", "artifacts", "get", str(bare), "tiny", "--rev", "v1.0.0", "-o", "far", *remote)
+    elsewhere.run(
+        "dvc", "artifacts", "get", str(bare), "tiny", "--rev", "v1.0.0", "-o", "far", *remote
+    )
     assert contents(tmp_path / "far") == first
 
-    code = (ROOT / "README.md").read_text().split("## Versions of a model")[1].split("```python\n")[1].split("```")[0]
+    code = (
+        (ROOT / "README.md")
+        .read_text()
+        .split("## Versions of a model")[1]
+        .split("```python\n")[1]
+        .split("```")[0]
+    )
     done = clone.run(sys.executable, "-c", code.replace("minilm", "tiny"))
     assert contents(clone.path / "tiny") == first and "models/finetuned/tiny-1" in done.stdout
     clone.run("dvc", "pull", "-q", "finetune@tiny-1", "evaluate@tiny-1")

@@ -13,21 +13,29 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from transformers import AutoModelForSequenceClassification, BertConfig, DistilBertConfig, PreTrainedConfig
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DistilBertConfig,
+    PreTrainedConfig,
+)
 
 from conftest import ROOT, Repository, dump_yaml, load_yaml
-from reproduce.claims import Compare, Evidence, judge
-from reproduce.params import Experiment, read_yaml, validate
-from reproduce.published import Published, Row
-from reproduce.stage import UserError
-from stages import benchmark, compare
+from reproduce.files import UserError
+from reproduce.params import Compare, Experiment, read_yaml, validate
+from reproduce.verdict.claims import Evidence, judge
+from reproduce.verdict.published import Published, Row
+from stages import benchmark
+from stages.compare import compare
 
 PUBLISHED = validate(Published, read_yaml(ROOT / "published.yaml"), "published.yaml:")
 PARAMS = validate(Compare, read_yaml(ROOT / "params.yaml")["compare"], "params.yaml: compare")
 
 # --- size -------------------------------------------------------------------------------------------------------------
 
-MINILM = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+MINILM = BertConfig(
+    hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+)
 COUNTS = {
     "distilbert": (DistilBertConfig(), 66_955_010, 66_362_880),
     "bert": (BertConfig(), 109_483_778, 109_482_240),
@@ -36,12 +44,20 @@ COUNTS = {
 
 
 @pytest.mark.parametrize(("config", "with_head", "encoder"), COUNTS.values(), ids=COUNTS)
-def test_parameters_of_full_size_models_are_exact(config: PreTrainedConfig, with_head: int, encoder: int) -> None:
+def test_parameters_of_full_size_models_are_exact(
+    config: PreTrainedConfig, with_head: int, encoder: int
+) -> None:
     with torch.device("meta"):  # shapes without memory
         model = AutoModelForSequenceClassification.from_config(config)
     # Without memory there is nothing to save; bytes on disk are the next test's.
-    model.save_pretrained = lambda folder: (Path(folder) / "model.safetensors").write_bytes(b"12345")
-    assert benchmark.size(model) == {"parameters": with_head, "parameters_encoder": encoder, "bytes": 5}
+    model.save_pretrained = lambda folder: (Path(folder) / "model.safetensors").write_bytes(
+        b"12345"
+    )
+    assert benchmark.size(model) == {
+        "parameters": with_head,
+        "parameters_encoder": encoder,
+        "bytes": 5,
+    }
 
 
 def test_bytes_on_disk_are_those_of_the_saved_file(tiny_model: Path, tmp_path: Path) -> None:
@@ -65,7 +81,9 @@ def test_models_are_built_in_fp32_for_inference_and_the_same_every_time(tiny_mod
 # --- speed ------------------------------------------------------------------------------------------------------------
 
 
-def test_every_model_computes_every_sentence_and_they_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_model_computes_every_sentence_and_they_take_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """With a clock that ticks once a reading, each of 3 sentences takes 1 second: 3 seconds a pass."""
     calls: list[tuple[str, int]] = []
 
@@ -74,15 +92,26 @@ def test_every_model_computes_every_sentence_and_they_take_turns(monkeypatch: py
 
     ids = [torch.tensor([i]) for i in range(3)]
     monkeypatch.setattr("time.perf_counter", itertools.count(100.0).__next__)
-    seconds = benchmark.time_passes({"a": model("a"), "b": model("b")}, {"a": ids, "b": ids}, passes=2, warmup=1)
+    seconds = benchmark.time_passes(
+        {"a": model("a"), "b": model("b")}, {"a": ids, "b": ids}, passes=2, warmup=1
+    )
     assert seconds == {"a": [3.0, 3.0], "b": [3.0, 3.0]}
-    a_pass = [("a", 0), ("b", 0), ("b", 1), ("a", 1), ("a", 2), ("b", 2)]  # the first one changes with every sentence
+    a_pass = [
+        ("a", 0),
+        ("b", 0),
+        ("b", 1),
+        ("a", 1),
+        ("a", 2),
+        ("b", 2),
+    ]  # the first one changes with every sentence
     assert calls == [("a", 0), ("b", 0), *a_pass, *a_pass]  # warm-up first
 
 
 def test_times_of_a_real_model_are_positive(tiny_model: Path) -> None:
     model = benchmark.build(tiny_model)
-    seconds = benchmark.time_passes({"a": model}, {"a": [torch.tensor([[2, 5, 3]])] * 4}, passes=3, warmup=0)
+    seconds = benchmark.time_passes(
+        {"a": model}, {"a": [torch.tensor([[2, 5, 3]])] * 4}, passes=3, warmup=0
+    )
     assert list(seconds) == ["a"] and len(seconds["a"]) == 3 and min(seconds["a"]) > 0
 
 
@@ -110,7 +139,10 @@ def test_the_speed_file_names_sentences_teacher_and_machine(finished: Repository
     """The teacher, `other`, is not among the models."""
     speed = finished.json("metrics/speed.json")
     assert (speed["sentences"], speed["teacher"], set(speed["models"])) == (24, "other", {"tiny"})
-    assert speed["models"]["tiny"]["speedup"] == "not run" and len(speed["models"]["tiny"]["seconds_by_pass"]) == 1
+    assert (
+        speed["models"]["tiny"]["speedup"] == "not run"
+        and len(speed["models"]["tiny"]["seconds_by_pass"]) == 1
+    )
     assert speed["environment"]["threads"] >= 1 and speed["environment"]["cpu"]
     assert (
         speed["models"]["tiny"]["parameters"]
@@ -126,12 +158,25 @@ def ran(correct: int, n: int = 872) -> dict[str, Any]:
 
 
 def row(score: float, **more: Any) -> Row:
-    return Row(name="some", dataset="sst2", split="validation", score=score, protocol="five seeds", source="a paper", **more)
+    return Row(
+        name="some",
+        dataset="sst2",
+        split="validation",
+        score=score,
+        protocol="five seeds",
+        source="a paper",
+        **more,
+    )
 
 
-def evidence(experiment: Experiment, runs: compare.Runs, split: str = "validation", speed: Any = None) -> Evidence:
+def evidence(
+    experiment: Experiment, runs: compare.Runs, split: str = "validation", speed: Any = None
+) -> Evidence:
     """Predictions of which the first so many are right, as `runs` says."""
-    done = {model: {seed: run for seed, run in by_seed.items() if run} for model, by_seed in runs.items()}
+    done = {
+        model: {seed: run for seed, run in by_seed.items() if run}
+        for model, by_seed in runs.items()
+    }
     n = next((run["n"] for by_seed in done.values() for run in by_seed.values()), 0)
     labels = np.arange(n) % 2.0
     return Evidence(
@@ -147,33 +192,57 @@ CORRECT = {1: 790, 2: 801, 3: 794, 4: 797, 5: 796}
 
 
 def test_five_seeds_by_hand_and_by_scipy() -> None:
-    summary = compare.summarize({seed: ran(correct) for seed, correct in CORRECT.items()}, row(91.3))
-    assert summary == {
-        "seeds_run": 5,
-        "by_seed": {"1": 90.6, "2": 91.86, "3": 91.06, "4": 91.4, "5": 91.28},
-        "correct_by_seed": {"1": 790, "2": 801, "3": 794, "4": 797, "5": 796},
-        "median": 91.28,  # 796 of 872
-        "mean": 91.24,  # 795.6 of 872
-        "std": 0.46,  # squares of -5.6, 5.4, -1.6, 1.4, 0.4 sum to 65.2; sqrt(65.2 / 4) = 4.037 of 872
-        "min": 90.6,
-        "max": 91.86,
-        "published": {"score": 91.3, "metric": "accuracy", "split": "validation", "protocol": "five seeds", "source": "a paper"},
-        "difference": -0.02,
-    }
+    summary = compare.summarize(
+        {seed: ran(correct) for seed, correct in CORRECT.items()}, row(91.3)
+    )
+    assert (
+        summary
+        == {
+            "seeds_run": 5,
+            "by_seed": {"1": 90.6, "2": 91.86, "3": 91.06, "4": 91.4, "5": 91.28},
+            "correct_by_seed": {"1": 790, "2": 801, "3": 794, "4": 797, "5": 796},
+            "median": 91.28,  # 796 of 872
+            "mean": 91.24,  # 795.6 of 872
+            "std": 0.46,  # squares of -5.6, 5.4, -1.6, 1.4, 0.4 sum to 65.2; sqrt(65.2 / 4) = 4.037 of 872
+            "min": 90.6,
+            "max": 91.86,
+            "published": {
+                "score": 91.3,
+                "metric": "accuracy",
+                "split": "validation",
+                "protocol": "five seeds",
+                "source": "a paper",
+            },
+            "difference": -0.02,
+        }
+    )
     percent = [100 * correct / 872 for correct in CORRECT.values()]
-    assert summary["std"] == round(float(stats.tstd(percent)), 2) != round(statistics.pstdev(percent), 2)
+    assert (
+        summary["std"]
+        == round(float(stats.tstd(percent)), 2)
+        != round(statistics.pstdev(percent), 2)
+    )
     assert summary["median"] == round(float(stats.scoreatpercentile(percent, 50)), 2)
 
 
 def test_an_even_number_of_seeds_has_the_mean_of_the_middle_two_as_median() -> None:
     summary = compare.summarize({1: ran(9, 10), 2: ran(5, 10), 3: ran(8, 10), 4: ran(6, 10)}, None)
-    assert (summary["median"], summary["mean"], summary["std"]) == (70.0, 70.0, 18.26)  # sqrt(1000 / 3)
+    assert (summary["median"], summary["mean"], summary["std"]) == (
+        70.0,
+        70.0,
+        18.26,
+    )  # sqrt(1000 / 3)
     assert "published" not in summary and "difference" not in summary
 
 
 def test_one_seed_has_no_deviation() -> None:
     summary = compare.summarize({7: ran(786)}, row(92.7))
-    assert (summary["seeds_run"], summary["median"], summary["std"], summary["difference"]) == (1, 90.14, None, -2.56)
+    assert (summary["seeds_run"], summary["median"], summary["std"], summary["difference"]) == (
+        1,
+        90.14,
+        None,
+        -2.56,
+    )
 
 
 def test_a_run_that_is_absent_is_named_and_never_filled_in() -> None:
@@ -237,9 +306,14 @@ SPEED = {
 
 def tables(markdown: str) -> list[list[list[str]]]:
     """The tables of a Markdown text as rows of cells."""
-    blocks = ("\n".join(line if line.startswith("|") else "" for line in markdown.splitlines())).split("\n\n")
+    blocks = (
+        "\n".join(line if line.startswith("|") else "" for line in markdown.splitlines())
+    ).split("\n\n")
     return [
-        [[cell.strip() for cell in line.strip("|").split("|")] for line in block.strip().splitlines()]
+        [
+            [cell.strip() for cell in line.strip("|").split("|")]
+            for line in block.strip().splitlines()
+        ]
         for block in blocks
         if block.strip()
     ]
@@ -258,7 +332,11 @@ def report() -> str:
 
 
 def test_every_requested_run_is_accounted_for(accuracy: dict[str, Any]) -> None:
-    assert (accuracy["dataset"], accuracy["split"], accuracy["sentences"]) == ("sst2", "validation", 872)
+    assert (accuracy["dataset"], accuracy["split"], accuracy["sentences"]) == (
+        "sst2",
+        "validation",
+        872,
+    )
     assert {model: summary["by_seed"] for model, summary in accuracy["models"].items()} == {
         "distilbert": {"1": 90.6, "2": 91.28},
         "bert": {"1": 92.66, "2": "not run"},
@@ -275,37 +353,68 @@ def test_every_requested_run_is_accounted_for(accuracy: dict[str, Any]) -> None:
 
 def test_runs_over_different_numbers_of_sentences_are_refused() -> None:
     mixed = {**RUNS, "minilm": {1: ran(300, 400), 2: None}}
-    with pytest.raises(UserError, match="over different numbers of sentences \\(minilm-1 over 400, distilbert-1 over 872\\)"):
+    with pytest.raises(
+        UserError,
+        match="over different numbers of sentences \\(minilm-1 over 400, distilbert-1 over 872\\)",
+    ):
         compare.compare(ARTICLE, PARAMS, "validation", mixed, PUBLISHED)
 
 
 def test_runs_with_different_metrics_are_refused() -> None:
     mixed = {**RUNS, "minilm": {1: {**ran(790), "metric": "matthews"}, 2: None}}
-    with pytest.raises(UserError, match="scores of different metrics \\(bert-1 accuracy, minilm-1 matthews\\)"):
+    with pytest.raises(
+        UserError, match="scores of different metrics \\(bert-1 accuracy, minilm-1 matthews\\)"
+    ):
         compare.compare(ARTICLE, PARAMS, "validation", mixed, PUBLISHED)
 
 
 def test_a_score_other_than_accuracy_is_times_100() -> None:
-    summary = compare.summarize({1: {"metric": "matthews", "score": 0.513321, "n": 1043}, 2: None}, row(51.3, metric="matthews"))
-    assert (summary["median"], summary["difference"], summary["by_seed"]) == (51.33, 0.03, {"1": 51.33, "2": "not run"})
-    assert summary["correct_by_seed"] == {"1": None, "2": "not run"} and summary["published"]["metric"] == "matthews"
+    summary = compare.summarize(
+        {1: {"metric": "matthews", "score": 0.513321, "n": 1043}, 2: None},
+        row(51.3, metric="matthews"),
+    )
+    assert (summary["median"], summary["difference"], summary["by_seed"]) == (
+        51.33,
+        0.03,
+        {"1": 51.33, "2": "not run"},
+    )
+    assert (
+        summary["correct_by_seed"] == {"1": None, "2": "not run"}
+        and summary["published"]["metric"] == "matthews"
+    )
 
 
 def test_with_no_run_at_all_there_is_no_number() -> None:
-    nothing: dict[str, dict[int, dict[str, Any] | None]] = {model: {1: None, 2: None} for model in ARTICLE.models}
+    nothing: dict[str, dict[int, dict[str, Any] | None]] = {
+        model: {1: None, 2: None} for model in ARTICLE.models
+    }
     accuracy = compare.compare(ARTICLE, PARAMS, "validation", nothing, PUBLISHED)
     assert (accuracy["sentences"], accuracy["retention"]["measured"]) == ("not run", "not run")
     claims = judge(evidence(ARTICLE, nothing), PUBLISHED, PARAMS)
     report = compare.markdown(accuracy, None, PUBLISHED, PARAMS, claims)
     assert {cells[-1] for cells in tables(report)[0][2:]} == {"**not run**"}
     measured = [cells for cells in tables(report)[1] if cells[-1] == "this run"]
-    assert measured == [[f"**{model}**", "not run", "seeds 1, 2", "this run"] for model in ARTICLE.models]
+    assert measured == [
+        [f"**{model}**", "not run", "seeds 1, 2", "this run"] for model in ARTICLE.models
+    ]
 
 
 def test_the_report_begins_with_a_verdict_for_each_claim(report: str) -> None:
     claims, *_ = tables(report)
-    assert claims[0] == ["claim", "published", "measured", "difference", "over seeds", "over sentences", "seeds", "verdict"]
-    assert claims[2][1:4] == ["91.3", "90.94", "-0.36"] and claims[2][-2:] == ["2 of 2", "**inconclusive**"]
+    assert claims[0] == [
+        "claim",
+        "published",
+        "measured",
+        "difference",
+        "over seeds",
+        "over sentences",
+        "seeds",
+        "verdict",
+    ]
+    assert claims[2][1:4] == ["91.3", "90.94", "-0.36"] and claims[2][-2:] == [
+        "2 of 2",
+        "**inconclusive**",
+    ]
     assert [cells[-1].strip("*") for cells in claims[2:]] == [
         "inconclusive", "inconclusive", "inconclusive", "not run", "reproduced", "inconclusive", "not reproduced",
     ]  # fmt: skip
@@ -315,7 +424,14 @@ def test_the_report_begins_with_a_verdict_for_each_claim(report: str) -> None:
 def test_the_report_pairs_the_models_seed_by_seed(report: str) -> None:
     """distilbert has the first 790 right, bert the first 808."""
     paired = tables(report)[2]
-    assert paired[0] == ["seed", "both right", "only distilbert", "only bert", "neither", "p (McNemar, exact)"]
+    assert paired[0] == [
+        "seed",
+        "both right",
+        "only distilbert",
+        "only bert",
+        "neither",
+        "p (McNemar, exact)",
+    ]
     assert paired[2:] == [["1", "790", "0", "18", "64", f"{2 / 2**18:.4g}"]]
     assert "Always answering label 0: accuracy 50.0 % (436 of 872)." in report
 
@@ -333,14 +449,22 @@ def test_the_report_shows_every_seed_and_the_difference(report: str) -> None:
 def test_validation_and_test_set_never_share_a_table(report: str) -> None:
     assert len(tables(report)) == 5
     for split, table in (("validation", tables(report)[1]), ("test", tables(report)[3])):
-        theirs = [(cells[0].split(" (")[0], cells[1], cells[3]) for cells in table[2:] if cells[3] != "this run"]
+        theirs = [
+            (cells[0].split(" (")[0], cells[1], cells[3])
+            for cells in table[2:]
+            if cells[3] != "this run"
+        ]
         wanted = [
-            (r.name.split(" (")[0], f"{r.score}", r.source) for r in PUBLISHED.results if (r.dataset, r.split) == ("sst2", split)
+            (r.name.split(" (")[0], f"{r.score}", r.source)
+            for r in PUBLISHED.results
+            if (r.dataset, r.split) == ("sst2", split)
         ]
         assert theirs == wanted, split
     validation, test = report.index("## Accuracy, validation"), report.index("## Accuracy, test")
     assert validation < report.index("| BERT-of-Theseus |") < test < report.index("| human |")
-    assert "**" not in report[test : report.index("## Size and speed")], "something measured stands beside the test set"
+    assert "**" not in report[test : report.index("## Size and speed")], (
+        "something measured stands beside the test set"
+    )
 
 
 def test_published_numbers_are_printed_as_they_were_published(report: str) -> None:
@@ -356,7 +480,9 @@ def test_the_speed_table_stands_beside_the_article_s(accuracy: dict[str, Any], r
         ["minilm", "22.7", "-", "90.9", "8.0", "109.0", "not run", "-"],
     ]
     claims = judge(evidence(ARTICLE, RUNS), PUBLISHED, PARAMS)
-    assert compare.markdown(accuracy, None, PUBLISHED, PARAMS, claims).endswith("## Size and speed\n\nnot run\n")
+    assert compare.markdown(accuracy, None, PUBLISHED, PARAMS, claims).endswith(
+        "## Size and speed\n\nnot run\n"
+    )
 
 
 def test_another_dataset_has_nothing_published_beside_it() -> None:
@@ -364,9 +490,15 @@ def test_another_dataset_has_nothing_published_beside_it() -> None:
     runs: compare.Runs = {"distilbert": {1: ran(200, 280)}, "bert": {1: ran(210, 280)}}
     accuracy = compare.compare(pocket, PARAMS, "validation", runs, PUBLISHED)
     assert all("published" not in summary for summary in accuracy["models"].values())
-    assert (accuracy["retention"]["measured"], accuracy["retention"]["published"]) == (95.24, "not run")  # 71.43 of 75
+    assert (accuracy["retention"]["measured"], accuracy["retention"]["published"]) == (
+        95.24,
+        "not run",
+    )  # 71.43 of 75
     claims = judge(evidence(pocket, runs), PUBLISHED, PARAMS)
-    assert list(claims["claims"]) == ["retention_glue", "parameters", "speed", "size"] and claims["context"] == []
+    assert (
+        list(claims["claims"]) == ["retention_glue", "parameters", "speed", "size"]
+        and claims["context"] == []
+    )
     report = compare.markdown(accuracy, None, PUBLISHED, PARAMS, claims)
     assert "No published numbers beside these: nobody published on pocket." in report
     assert len(tables(report)) == 3 and "91.3" not in report
@@ -389,14 +521,20 @@ def write_run(project: Path, model: str, seed: int, **more: Any) -> Path:
     about = {"dataset": "sst2", "split": "validation", "model": model, "seed": seed}
     correct, n = more.get("correct", 790), more.get("n", 872)
     path.write_text(json.dumps({**about, **ran(correct, n), **more}))
-    rows = [[f"sentence, {i}", i % 2, i % 2 if i < correct else 1 - i % 2, "0.900000"] for i in range(n)]
+    rows = [
+        [f"sentence, {i}", i % 2, i % 2 if i < correct else 1 - i % 2, "0.900000"] for i in range(n)
+    ]
     (project / "predictions").mkdir(exist_ok=True)
     with (project / "predictions" / f"{model}-{seed}.csv").open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([["sentence", "label", "predicted", "probability"], *rows])
+        csv.writer(file, lineterminator="\n").writerows(
+            [["sentence", "label", "predicted", "probability"], *rows]
+        )
     return path
 
 
-def test_the_stage_reads_the_runs_that_params_name_and_no_other(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_stage_reads_the_runs_that_params_name_and_no_other(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_run(project, "distilbert", 1)
     write_run(project, "distilbert", 2, correct=796)
     write_run(project, "distilbert", 99, correct=872)  # not asked for
@@ -412,7 +550,10 @@ def test_the_stage_reads_the_runs_that_params_name_and_no_other(project: Path, c
         "speed not run, size not run\n"
     )
     claims = json.loads((project / "metrics/claims.json").read_text())
-    assert claims["claims"]["distilbert_accuracy"]["by_seed"] == accuracy["models"]["distilbert"]["by_seed"]
+    assert (
+        claims["claims"]["distilbert_accuracy"]["by_seed"]
+        == accuracy["models"]["distilbert"]["by_seed"]
+    )
     assert (project / "plots/accuracy_by_seed.csv").read_text() == (
         "model,seed,accuracy,low,high,published\ndistilbert,1,90.60,88.48,92.36,91.30\ndistilbert,2,91.28,89.23,92.98,91.30\n"
     )
@@ -428,15 +569,29 @@ def test_held_out_sentences_are_compared_with_nothing_published(project: Path) -
     compare.main()
     accuracy = json.loads((project / "metrics/accuracy.json").read_text())
     assert (accuracy["split"], accuracy["sentences"]) == ("held out of train", 4000)
-    assert all("published" not in summary and "difference" not in summary for summary in accuracy["models"].values())
-    assert (accuracy["retention"]["measured"], accuracy["retention"]["published"]) == (100.0, "not run")
+    assert all(
+        "published" not in summary and "difference" not in summary
+        for summary in accuracy["models"].values()
+    )
+    assert (accuracy["retention"]["measured"], accuracy["retention"]["published"]) == (
+        100.0,
+        "not run",
+    )
     report = (project / "report/comparison.md").read_text()
-    assert "## Accuracy, held out of train (4000 sentences)" in report and "No published numbers beside these" in report
+    assert (
+        "## Accuracy, held out of train (4000 sentences)" in report
+        and "No published numbers beside these" in report
+    )
     assert len(tables(report)) == 3 and "Table 1" not in report and "GLUE paper" not in report
-    assert "distilbert_accuracy" not in json.loads((project / "metrics/claims.json").read_text())["claims"]
+    assert (
+        "distilbert_accuracy"
+        not in json.loads((project / "metrics/claims.json").read_text())["claims"]
+    )
 
 
-def test_a_run_on_held_out_sentences_never_passes_for_one_on_the_validation_set(project: Path) -> None:
+def test_a_run_on_held_out_sentences_never_passes_for_one_on_the_validation_set(
+    project: Path,
+) -> None:
     write_run(project, "bert", 3, split="held out of train")
     with pytest.raises(UserError) as error:
         compare.main()
@@ -444,7 +599,10 @@ def test_a_run_on_held_out_sentences_never_passes_for_one_on_the_validation_set(
         "metrics/runs/bert-3.json: split is 'held out of train', expected 'validation'. "
         "Delete it and run `dvc repro evaluate@bert-3`."
     )
-    assert not any((project / name).exists() for name in ("report", "plots", "metrics/claims.json", "metrics/accuracy.json"))
+    assert not any(
+        (project / name).exists()
+        for name in ("report", "plots", "metrics/claims.json", "metrics/accuracy.json")
+    )
 
 
 REMEDY = "Delete it and run `dvc repro evaluate@bert-1`."
@@ -471,7 +629,9 @@ BAD_RUNS: dict[str, tuple[Callable[[str], str], str]] = {
 
 
 @pytest.mark.parametrize(("damage", "message"), BAD_RUNS.values(), ids=BAD_RUNS)
-def test_a_wrong_run_file_is_named_with_the_remedy(project: Path, damage: Callable[[str], str], message: str) -> None:
+def test_a_wrong_run_file_is_named_with_the_remedy(
+    project: Path, damage: Callable[[str], str], message: str
+) -> None:
     path = write_run(project, "bert", 1)
     good = path.read_text()
     assert compare.read_run("bert", 1, "sst2", "validation") == json.loads(good)
@@ -479,7 +639,9 @@ def test_a_wrong_run_file_is_named_with_the_remedy(project: Path, damage: Callab
     with pytest.raises(UserError) as error:
         compare.read_run("bert", 1, "sst2", "validation")
     text = str(error.value)
-    assert text.startswith(f"metrics/runs/bert-1.json{message}") and text.endswith(f" {REMEDY}"), text
+    assert text.startswith(f"metrics/runs/bert-1.json{message}") and text.endswith(f" {REMEDY}"), (
+        text
+    )
 
 
 def test_a_run_that_is_absent_is_none(project: Path) -> None:
@@ -487,23 +649,44 @@ def test_a_run_that_is_absent_is_none(project: Path) -> None:
 
 
 def test_the_comparison_of_a_finished_pipeline_is_that_of_its_run(finished: Repository) -> None:
-    run, accuracy = finished.json("metrics/runs/tiny-1.json"), finished.json("metrics/accuracy.json")
+    run, accuracy = (
+        finished.json("metrics/runs/tiny-1.json"),
+        finished.json("metrics/accuracy.json"),
+    )
     assert list(accuracy["models"]) == ["tiny"] and accuracy["sentences"] == 24
     assert accuracy["models"]["tiny"]["correct_by_seed"] == {"1": run["correct"]}
     assert accuracy["models"]["tiny"]["median"] == round(100 * run["correct"] / 24, 2)
-    assert accuracy["retention"] == {"student": "tiny", "teacher": "other", "measured": "not run", "published": "not run"}
+    assert accuracy["retention"] == {
+        "student": "tiny",
+        "teacher": "other",
+        "measured": "not run",
+        "published": "not run",
+    }
 
 
-def test_predictions_of_a_finished_pipeline_are_what_the_claims_rest_on(finished: Repository) -> None:
+def test_predictions_of_a_finished_pipeline_are_what_the_claims_rest_on(
+    finished: Repository,
+) -> None:
     run, claims = finished.json("metrics/runs/tiny-1.json"), finished.json("metrics/claims.json")
-    assert claims["majority_class"]["n"] == claims["sentences"] == run["n"] and claims["majority_class"]["accuracy"] == 50.0
-    assert claims["paired"] == {"student": "tiny", "teacher": "other", "mcnemar": {"1": "not run"}, "retention": "not run"}
+    assert (
+        claims["majority_class"]["n"] == claims["sentences"] == run["n"]
+        and claims["majority_class"]["accuracy"] == 50.0
+    )
+    assert claims["paired"] == {
+        "student": "tiny",
+        "teacher": "other",
+        "mcnemar": {"1": "not run"},
+        "retention": "not run",
+    }
     assert {claim["verdict"] for claim in claims["claims"].values()} == {"not run"}
     plot = list(csv.DictReader((finished.path / "plots/accuracy_by_seed.csv").open()))
     assert [(line["model"], line["seed"], line["accuracy"]) for line in plot] == [
         ("tiny", "1", f"{100 * run['correct'] / 24:.2f}")
     ]
-    assert float(plot[0]["low"]) < float(plot[0]["accuracy"]) < float(plot[0]["high"]) and plot[0]["published"] == ""
+    assert (
+        float(plot[0]["low"]) < float(plot[0]["accuracy"]) < float(plot[0]["high"])
+        and plot[0]["published"] == ""
+    )
 
 
 BAD_PREDICTIONS: dict[str, tuple[Callable[[str], str], str]] = {
@@ -517,20 +700,27 @@ BAD_PREDICTIONS: dict[str, tuple[Callable[[str], str], str]] = {
 
 
 @pytest.mark.parametrize(("damage", "message"), BAD_PREDICTIONS.values(), ids=BAD_PREDICTIONS)
-def test_predictions_that_are_not_those_of_the_run_are_refused(project: Path, damage: Callable[[str], str], message: str) -> None:
+def test_predictions_that_are_not_those_of_the_run_are_refused(
+    project: Path, damage: Callable[[str], str], message: str
+) -> None:
     write_run(project, "bert", 1)
     path = project / "predictions/bert-1.csv"
     path.write_text(damage(path.read_text()))
     with pytest.raises(UserError) as error:
         compare.main()
-    assert str(error.value).startswith("predictions/bert-1.csv") and message in str(error.value), error.value
+    assert str(error.value).startswith("predictions/bert-1.csv") and message in str(error.value), (
+        error.value
+    )
     assert "dvc repro -f -s evaluate@bert-1" in str(error.value)
 
 
 def test_absent_predictions_are_named_with_the_remedy(project: Path) -> None:
     write_run(project, "bert", 1)
     (project / "predictions/bert-1.csv").unlink()
-    with pytest.raises(UserError, match=r"bert-1\.csv is missing, but metrics/runs/bert-1\.json is there\. Run `dvc checkout"):
+    with pytest.raises(
+        UserError,
+        match=r"bert-1\.csv is missing, but metrics/runs/bert-1\.json is there\. Run `dvc checkout",
+    ):
         compare.main()
 
 
@@ -539,7 +729,9 @@ def test_models_are_paired_on_the_same_sentences_only(project: Path) -> None:
     write_run(project, "bert", 1)
     path = project / "predictions/bert-1.csv"
     path.write_text(path.read_text().replace("sentence, 800", "another, 800"))
-    with pytest.raises(UserError, match=r"bert-1\.csv and distilbert-1\.csv are not over the same sentences"):
+    with pytest.raises(
+        UserError, match=r"bert-1\.csv and distilbert-1\.csv are not over the same sentences"
+    ):
         compare.main()
 
 
@@ -558,7 +750,11 @@ def test_predictions_of_a_regression(project: Path) -> None:
     (project / "predictions/bert-1.csv").write_text(
         "sentence1,sentence2,label,predicted\na,b,0.0,1.5\nc,d,2.5,2.0\ne,f,5.0,4.0\n"
     )
-    run = {"metric": "pearson", "score": round(float(np.corrcoef([0, 2.5, 5], [1.5, 2, 4])[0, 1]), 6), "n": 3}
+    run = {
+        "metric": "pearson",
+        "score": round(float(np.corrcoef([0, 2.5, 5], [1.5, 2, 4])[0, 1]), 6),
+        "n": 3,
+    }
     assert compare.read_predictions("bert", 1, run).predicted.tolist() == [1.5, 2.0, 4.0]
     with pytest.raises(UserError, match=r"says pearson 0\.500000 over 3 sentences"):
         compare.read_predictions("bert", 1, {**run, "score": 0.5})
@@ -586,15 +782,23 @@ TABLE_1 = {
 @pytest.mark.parametrize("model", TABLE_1)
 def test_the_article_s_numbers_are_there(model: str) -> None:
     average, printed = TABLE_1[model]
-    rows = {r.dataset: r for r in PUBLISHED.results if model in (r.model, r.name) and "1910.01108), Table 1" in r.source}
+    rows = {
+        r.dataset: r
+        for r in PUBLISHED.results
+        if model in (r.model, r.name) and "1910.01108), Table 1" in r.source
+    }
     assert {name: r.printed or r.score for name, r in rows.items()} == printed
-    assert {r.split for r in rows.values()} == {"validation"} and {r.seeds for r in rows.values()} == (
-        {None} if "ELMo" in model else {5}
-    )
+    assert {r.split for r in rows.values()} == {"validation"} and {
+        r.seeds for r in rows.values()
+    } == ({None} if "ELMo" in model else {5})
     assert statistics.mean(r.score for r in rows.values()) == pytest.approx(average, abs=0.051), (
         "what is corrected fits the average"
     )
-    assert ((rows["cola"].metric, rows["stsb"].metric, rows["qqp"].metric)) == ("matthews", "pearson", "not named")
+    assert ((rows["cola"].metric, rows["stsb"].metric, rows["qqp"].metric)) == (
+        "matthews",
+        "pearson",
+        "not named",
+    )
 
 
 def test_the_misprint_does_not_fit_the_article_s_own_average() -> None:
@@ -619,9 +823,15 @@ def test_no_published_number_is_given_twice() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"split": "dev"}, "results.0.split: input should be 'validation' or 'test' (found \"dev\")."),
+        (
+            {"split": "dev"},
+            "results.0.split: input should be 'validation' or 'test' (found \"dev\").",
+        ),
         ({"split": None}, "results.0.split: input should be 'validation' or 'test' (found null)."),
-        ({"score": 913.0}, "results.0.score: input should be less than or equal to 100 (found 913.0)."),
+        (
+            {"score": 913.0},
+            "results.0.score: input should be less than or equal to 100 (found 913.0).",
+        ),
         ({"score": "91.3"}, 'results.0.score: input should be a valid number (found "91.3").'),
         ({"acuracy": 91.3}, "results.0.acuracy: unknown key. Correct the spelling or remove it."),
     ],

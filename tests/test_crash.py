@@ -21,11 +21,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from faults import record_fault
 
 from conftest import NO_NETWORK, Here, Repository
-from faults import record_fault
-from reproduce.checkpoints import exclusive, is_complete, mark_complete
-from reproduce.stage import UserError
+from reproduce.files import UserError
+from reproduce.training.checkpoints import exclusive, is_complete, mark_complete
 
 PATIENCE = 900.0  # seconds until a condition that is waited for counts as never coming true: only failing tests wait so long
 FINETUNE = (sys.executable, "-m", "stages.finetune", "--model", "tiny", "--seed", "1")
@@ -92,7 +92,9 @@ class Victim:
     def kill(self) -> None:
         """`kill -9` of the process that stands still; of a command that was started directly, this asserts the cause of death."""
         os.kill(self.pid, signal.SIGKILL)
-        until(lambda: ended(self.pid) or self.process.poll() is not None, f"end of process {self.pid}")
+        until(
+            lambda: ended(self.pid) or self.process.poll() is not None, f"end of process {self.pid}"
+        )
         if self.pid == self.process.pid:
             assert self.process.wait(PATIENCE) == -signal.SIGKILL
 
@@ -103,10 +105,18 @@ class Victim:
 @contextlib.contextmanager
 def halted(repository: Repository, at: str, *command: str, **env: str) -> Iterator[Victim]:
     """Start `command` in a session of its own, wait until one of its processes stands still `at` the point, clean up after."""
-    scratch = Path(tempfile.mkdtemp(prefix="halt-"))  # not beside the repository, whose disk may be full
+    scratch = Path(
+        tempfile.mkdtemp(prefix="halt-")
+    )  # not beside the repository, whose disk may be full
     (scratch / "sitecustomize.py").write_text(HALT)
     here, output = scratch / "here", scratch / "output"
-    environment = {**repository.env, "PYTHONPATH": str(scratch), "HALT_AT": at, "HALT_HERE": str(here), **env}
+    environment = {
+        **repository.env,
+        "PYTHONPATH": str(scratch),
+        "HALT_AT": at,
+        "HALT_HERE": str(here),
+        **env,
+    }
     with output.open("wb") as file:
         process = subprocess.Popen(
             command, cwd=repository.path, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
@@ -115,7 +125,9 @@ def halted(repository: Repository, at: str, *command: str, **env: str) -> Iterat
     victim = Victim(process, output, here)
     try:
         until(lambda: here.exists() or process.poll() is not None, f"{at} in {command}")
-        assert here.exists(), f"it ended with {process.poll()} before it came to {at}\n{victim.text()}"
+        assert here.exists(), (
+            f"it ended with {process.poll()} before it came to {at}\n{victim.text()}"
+        )
         victim.pid = int(here.read_text())
         yield victim
         assert "NETWORK" not in victim.text()
@@ -142,9 +154,18 @@ def contents(folder: Path, *names: str) -> dict[str, bytes]:
 
     A model's card lies in the training's folder and is another stage's: it counts only if it is named itself.
     """
-    files = [path for name in names or (".",) for path in [folder / name, *(folder / name).rglob("*")] if path.is_file()]
+    files = [
+        path
+        for name in names or (".",)
+        for path in [folder / name, *(folder / name).rglob("*")]
+        if path.is_file()
+    ]
     named = [str(path.relative_to(folder)) for path in files]
-    return {name: (folder / name).read_bytes() for name in named if name != CARD or name in names or not names}
+    return {
+        name: (folder / name).read_bytes()
+        for name in named
+        if name != CARD or name in names or not names
+    }
 
 
 def forget(repository: Repository, *stages: str) -> None:
@@ -194,7 +215,9 @@ def cut_off(finished: Repository, tmp_path_factory: pytest.TempPathFactory) -> R
         except UserError as error:
             lock = str(error)
         orphans = sum(worker.is_running() for worker in workers)
-        (repository.path.parent / "workers.json").write_text(json.dumps({"orphans": orphans, "lock": lock}))
+        (repository.path.parent / "workers.json").write_text(
+            json.dumps({"orphans": orphans, "lock": lock})
+        )
     repository.edit("params.yaml", lambda p: p["machine"].update(loader_workers=0))
     return repository
 
@@ -244,7 +267,9 @@ STAGES = {
 }  # fmt: skip
 
 
-def test_dvc_goes_on_after_each_of_the_other_stages_was_killed(copy: Repository, finished: Repository) -> None:
+def test_dvc_goes_on_after_each_of_the_other_stages_was_killed(
+    copy: Repository, finished: Repository
+) -> None:
     """Half-written outputs of dead stages lie about; one `dvc repro` runs them again and ends with the same bytes.
 
     The training is not run again: its inputs come out as they were.
@@ -264,12 +289,19 @@ def test_dvc_goes_on_after_each_of_the_other_stages_was_killed(copy: Repository,
     ran = re.findall(r"Running stage '([^']+)'", copy.run(*REPRO).stdout)
     assert sorted(ran) == sorted(names)
     assert contents(copy.path, *RESULTS) == expected
-    assert (copy.path / "metrics/speed.json").is_file() and (copy.path / "report/comparison.md").is_file()
+    assert (copy.path / "metrics/speed.json").is_file() and (
+        copy.path / "report/comparison.md"
+    ).is_file()
     left = [str(path.relative_to(copy.path)) for path in copy.path.rglob("*.partial")]
     assert left == []
     for name in STAGES:
         same = "measured again" if name == "benchmark" else "same bytes"
-        record_fault(name, "kill -9 with its output half-written", 1, f"no output in place; run again by dvc: {same}")
+        record_fault(
+            name,
+            "kill -9 with its output half-written",
+            1,
+            f"no output in place; run again by dvc: {same}",
+        )
 
 
 def test_a_trainer_that_is_killed_at_every_point_ends_with_the_same_bytes(copy: Repository) -> None:
@@ -287,7 +319,9 @@ def test_a_trainer_that_is_killed_at_every_point_ends_with_the_same_bytes(copy: 
             victim.kill()
             assert victim.process.wait(PATIENCE) != 0
             said = victim.text()
-        assert re.search(r"failed to run: .* exited with (137|-9)", said), said  # 128 + 9 where the shell stayed between them
+        assert re.search(r"failed to run: .* exited with (137|-9)", said), (
+            said
+        )  # 128 + 9 where the shell stayed between them
         assert contents(copy.path, str(MODEL)) == {}
         return said
 
@@ -303,18 +337,25 @@ def test_a_trainer_that_is_killed_at_every_point_ends_with_the_same_bytes(copy: 
         until(lambda: ended(victim.pid), "end of the trainer")
     deaths.append("dvc and the trainer in a checkpoint write")
     half = folder / "checkpoint-8"
-    assert (half / "model.safetensors").is_file() and (half / "optimizer.pt").is_file(), "killed, but not in the write"
+    assert (half / "model.safetensors").is_file() and (half / "optimizer.pt").is_file(), (
+        "killed, but not in the write"
+    )
     assert not (half / "trainer_state.json").exists() and not is_complete(half)
     assert is_complete(folder / "checkpoint-4")
 
     recoveries.append(recovery(trainer_killed("os.rename */finished.partial *")))
     deaths.append("the trainer after its last step")
-    assert (folder / "finished.partial/model/model.safetensors").is_file() and not (folder / "finished").exists()
+    assert (folder / "finished.partial/model/model.safetensors").is_file() and not (
+        folder / "finished"
+    ).exists()
     assert steps(folder) == [20, 24], "the last two are kept"
 
     recoveries.append(recovery(trainer_killed("os.rename models/finetuned/tiny-1.partial *")))
     deaths.append("the trainer between its two outputs")
-    assert is_complete(folder / "finished") and (copy.path / "models/finetuned/tiny-1.partial/model.safetensors").is_file()
+    assert (
+        is_complete(folder / "finished")
+        and (copy.path / "models/finetuned/tiny-1.partial/model.safetensors").is_file()
+    )
     assert (copy.path / CURVE).is_dir()
 
     with halted(copy, f"os.rename *.tmp {cached} *", *repro) as victim:
@@ -353,13 +394,19 @@ def test_ctrl_c_and_then_an_orphan(copy: Repository) -> None:
     repro = (*REPRO, "finetune@tiny-1")
     with halted(copy, "os.mkdir */checkpoint-12 *", *repro) as victim:
         started = time.monotonic()
-        os.killpg(victim.process.pid, signal.SIGINT)  # the foreground group: dvc, its shell, the trainer
+        os.killpg(
+            victim.process.pid, signal.SIGINT
+        )  # the foreground group: dvc, its shell, the trainer
         code = victim.process.wait(PATIENCE)
         until(lambda: ended(victim.pid), "end of the trainer")
         seconds = time.monotonic() - started
         said = victim.text()
     assert code != 0 and seconds < 20, (code, seconds)
-    assert "interrupted:" in said and "run the same command again to go on" in said and "Traceback" not in said, said
+    assert (
+        "interrupted:" in said
+        and "run the same command again to go on" in said
+        and "Traceback" not in said
+    ), said
     assert contents(copy.path, str(MODEL)) == {} and not list(copy.path.rglob("*.partial"))
 
     with halted(copy, "os.mkdir */checkpoint-16 *", *repro) as victim:
@@ -371,8 +418,11 @@ def test_ctrl_c_and_then_an_orphan(copy: Repository) -> None:
         assert not ended(trainer), "the trainer outlives its dvc"
         second = copy.run(*repro, ok=False)
         assert second.returncode != 0 and "Traceback" not in second.stderr
-        assert f"{folder.relative_to(copy.path)} is in use by process {trainer}" in second.stderr.replace(f"{copy.path}/", "")
-        kept = copy.run(sys.executable, "-m", "reproduce.checkpoints", "--yes").stdout
+        assert (
+            f"{folder.relative_to(copy.path)} is in use by process {trainer}"
+            in second.stderr.replace(f"{copy.path}/", "")
+        )
+        kept = copy.run(sys.executable, "-m", "reproduce.training.checkpoints", "--yes").stdout
         assert "left alone, it is being trained" in kept
         assert not ended(trainer) and steps(folder) == [8, 12]
         victim.let_go()
@@ -385,7 +435,10 @@ def test_ctrl_c_and_then_an_orphan(copy: Repository) -> None:
         "finetune@tiny-1",
         "report",
     ]
-    assert (gone_on, recovery(done)) == ("gone on from step 8 of 24", "kept result taken over, nothing trained")
+    assert (gone_on, recovery(done)) == (
+        "gone on from step 8 of 24",
+        "kept result taken over, nothing trained",
+    )
     assert contents(copy.path, *RESULTS) == expected
     assert not folder.exists()
     record_fault("finetune", "Ctrl-C (SIGINT to dvc, its shell and the trainer)", 1,
@@ -401,7 +454,9 @@ def test_processes_of_a_training_over_several(copy: Repository) -> None:
     copy.stage(*run, ok=True, **loopback)
     expected = contents(copy.path, str(MODEL), str(CURVE))
     shutil.rmtree(copy.path / "checkpoints")
-    with halted(copy, "open */checkpoint-12/trainer_state.json w *", *FINETUNE, **loopback) as victim:
+    with halted(
+        copy, "open */checkpoint-12/trainer_state.json w *", *FINETUNE, **loopback
+    ) as victim:
         trainers = [child.pid for child in psutil.Process(victim.process.pid).children()]
         assert len(trainers) == 2 and victim.pid in trainers
         [other] = {*trainers} - {victim.pid}
@@ -413,24 +468,42 @@ def test_processes_of_a_training_over_several(copy: Repository) -> None:
     with halted(copy, "os.mkdir */checkpoint-20 *", *FINETUNE, **loopback) as victim:
         gone_on = recovery(victim.text())
         trainers = [child.pid for child in psutil.Process(victim.process.pid).children()]
-        until(lambda: (run_folder(copy) / "checkpoint-20").exists(), "checkpoint of the trainer that was not halted")
+        until(
+            lambda: (run_folder(copy) / "checkpoint-20").exists(),
+            "checkpoint of the trainer that was not halted",
+        )
         os.kill(victim.process.pid, signal.SIGKILL)
         assert victim.process.wait(PATIENCE) == -signal.SIGKILL
         assert len(trainers) == 2
         until(lambda: all(map(ended, trainers)), "end of both trainers")
     done = copy.stage(*run, ok=True, **loopback).stdout
-    assert (gone_on, recovery(done)) == ("1 warning, gone on from step 8 of 24", "1 warning, gone on from step 16 of 24")
+    assert (gone_on, recovery(done)) == (
+        "1 warning, gone on from step 8 of 24",
+        "1 warning, gone on from step 16 of 24",
+    )
     assert contents(copy.path, str(MODEL), str(CURVE)) == expected
     assert "killed by signal 9" in said and "Run the same command again" in said, said
-    record_fault("finetune", "kill -9 of one of two trainers", 1, f"message, the other one ended too; {gone_on}: same bytes")
+    record_fault(
+        "finetune",
+        "kill -9 of one of two trainers",
+        1,
+        f"message, the other one ended too; {gone_on}: same bytes",
+    )
     record_fault("finetune", "kill -9 of the launcher of two trainers", 1,
                  f"both trainers ended too; {recovery(done)}: same bytes")  # fmt: skip
 
 
-def test_the_lock_of_a_dead_trainer_is_free_though_its_loader_workers_live(cut_off: Repository) -> None:
+def test_the_lock_of_a_dead_trainer_is_free_though_its_loader_workers_live(
+    cut_off: Repository,
+) -> None:
     seen = json.loads((cut_off.path.parent / "workers.json").read_text())
     assert seen == {"orphans": 2, "lock": "free"}
-    record_fault("finetune", "kill -9 of a trainer with 2 loader workers", 1, "the workers lived on, its lock was free at once")
+    record_fault(
+        "finetune",
+        "kill -9 of a trainer with 2 loader workers",
+        1,
+        "the workers lived on, its lock was free at once",
+    )
 
 
 def test_a_loader_worker_that_is_killed(copy: Repository) -> None:
@@ -446,15 +519,25 @@ def test_a_loader_worker_that_is_killed(copy: Repository) -> None:
         said = victim.text()
     assert "machine.loader_workers" in said and "Traceback" not in said, said
     assert steps(run_folder(copy))[0] >= 4 and contents(copy.path, str(MODEL), str(CURVE)) == before
-    record_fault("finetune", "kill -9 of a loader worker", 1, "message naming machine.loader_workers, checkpoints kept")
+    record_fault(
+        "finetune",
+        "kill -9 of a loader worker",
+        1,
+        "message naming machine.loader_workers, checkpoints kept",
+    )
 
 
 @pytest.mark.parametrize(
     ("damage", "expected"),
-    [("one bit", "1 warning, gone on from step 12 of 24"), ("both", "2 warnings, trained from the start")],
+    [
+        ("one bit", "1 warning, gone on from step 12 of 24"),
+        ("both", "2 warnings, trained from the start"),
+    ],
     ids=["one bit", "both"],
 )
-def test_a_damaged_checkpoint_is_passed_over(cut_off_copy: Here, finished: Repository, damage: str, expected: str) -> None:
+def test_a_damaged_checkpoint_is_passed_over(
+    cut_off_copy: Here, finished: Repository, damage: str, expected: str
+) -> None:
     """A flipped bit in the newest of the two that are kept; one cut to half its length and one without its marker."""
     copy, folder = cut_off_copy, run_folder(cut_off_copy)
     newest, before = folder / "checkpoint-16", folder / "checkpoint-12"
@@ -464,14 +547,18 @@ def test_a_damaged_checkpoint_is_passed_over(cut_off_copy: Here, finished: Repos
         flip_a_bit(newest / "optimizer.pt")
         fault = "one bit flipped in the newest checkpoint"
     else:
-        os.truncate(newest / "model.safetensors", (newest / "model.safetensors").stat().st_size // 2)
+        os.truncate(
+            newest / "model.safetensors", (newest / "model.safetensors").stat().st_size // 2
+        )
         (before / "complete.json").unlink()
         fault = "newest checkpoint cut in half, the one before without its marker"
     damaged = [path for path in (newest, before) if not is_complete(path)]
     assert len(damaged) == (1 if damage == "one bit" else 2)
     done = copy.stage("finetune", "--model", "tiny", "--seed", "1").stdout
     assert recovery(done) == expected
-    assert contents(copy.path, str(MODEL), str(CURVE)) == contents(finished.path, str(MODEL), str(CURVE))
+    assert contents(copy.path, str(MODEL), str(CURVE)) == contents(
+        finished.path, str(MODEL), str(CURVE)
+    )
     record_fault("finetune", fault, len(damaged), f"{recovery(done)}: same bytes")
 
 
@@ -493,7 +580,9 @@ def test_a_damaged_result_is_not_taken_over(here: Here) -> None:
 
 
 @pytest.mark.parametrize("other", ["params", "data"])
-def test_a_checkpoint_of_other_params_or_other_data_is_never_resumed(cut_off_copy: Here, other: str) -> None:
+def test_a_checkpoint_of_other_params_or_other_data_is_never_resumed(
+    cut_off_copy: Here, other: str
+) -> None:
     import pyarrow.parquet
 
     copy, folder = cut_off_copy, run_folder(cut_off_copy)
@@ -505,23 +594,37 @@ def test_a_checkpoint_of_other_params_or_other_data_is_never_resumed(cut_off_cop
         data.unlink()  # DVC links it to its cache
         pyarrow.parquet.write_table(table.take(list(reversed(range(len(table))))), data)
     before = contents(folder)
-    assert steps(folder) == [12, 16] and is_complete(folder / "checkpoint-16"), "there is one to resume"
+    assert steps(folder) == [12, 16] and is_complete(folder / "checkpoint-16"), (
+        "there is one to resume"
+    )
     done = copy.stage("finetune", "--model", "tiny", "--seed", "1").stdout
-    assert recovery(done) == "trained from the start" and copy.json("environment/tiny-1.json")["resumed_at_step"] == 0
+    assert (
+        recovery(done) == "trained from the start"
+        and copy.json("environment/tiny-1.json")["resumed_at_step"] == 0
+    )
     assert contents(folder) == before, "and it stays for the run that it belongs to"
-    record_fault("finetune", f"complete checkpoint of other {other} in place", 1, f"left alone, {recovery(done)}")
+    record_fault(
+        "finetune",
+        f"complete checkpoint of other {other} in place",
+        1,
+        f"left alone, {recovery(done)}",
+    )
 
 
 def test_clean_checkpoints_says_what_it_will_free_before_it_does(cut_off_copy: Here) -> None:
     copy, folder = cut_off_copy, run_folder(cut_off_copy)
     size = sum(len(data) for data in contents(folder).values())
-    clean = (sys.executable, "-m", "reproduce.checkpoints")
+    clean = (sys.executable, "-m", "reproduce.training.checkpoints")
     says = f"{folder.relative_to(copy.path)}: {size / 1e6:,.1f} MB, at step 16\ndeleting 1 run(s) frees {size / 1e6:,.1f} MB"
     unasked = copy.run(*clean).stdout
-    assert unasked.startswith(says) and "nothing was deleted" in unasked and steps(folder) == [12, 16]
+    assert (
+        unasked.startswith(says) and "nothing was deleted" in unasked and steps(folder) == [12, 16]
+    )
     for answer in ("n", "y"):
         ours, its = pty.openpty()
-        with subprocess.Popen(clean, cwd=copy.path, env=copy.env, stdin=its, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            clean, cwd=copy.path, env=copy.env, stdin=its, stdout=subprocess.PIPE, text=True
+        ) as process:
             os.close(its)
             assert process.stdout
             asked = ""
@@ -537,5 +640,8 @@ def test_clean_checkpoints_says_what_it_will_free_before_it_does(cut_off_copy: H
 
 def test_clean_checkpoints_need_not_ask(cut_off_copy: Here) -> None:
     folder = run_folder(cut_off_copy)
-    assert "deleting 1 run(s) frees" in cut_off_copy.run(sys.executable, "-m", "reproduce.checkpoints", "--yes").stdout
+    assert (
+        "deleting 1 run(s) frees"
+        in cut_off_copy.run(sys.executable, "-m", "reproduce.training.checkpoints", "--yes").stdout
+    )
     assert not folder.exists()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from faults import record_fault
 
 from conftest import Repository
-from faults import record_fault
-from reproduce.devices import deterministic
+from reproduce.training.devices import deterministic
 
 OUTPUTS = ("models/finetuned/tiny-1", "plots/curves/tiny-1")
 WEIGHTS = f"{OUTPUTS[0]}/model.safetensors"
@@ -38,7 +38,12 @@ for training in trainings:
 
 def files(folder: Path) -> dict[str, bytes]:
     """The bytes of model and curve."""
-    found = [path for output in OUTPUTS for path in (folder / output).rglob("*") if path.is_file() and path.name != "README.md"]
+    found = [
+        path
+        for output in OUTPUTS
+        for path in (folder / output).rglob("*")
+        if path.is_file() and path.name != "README.md"
+    ]
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
@@ -48,8 +53,12 @@ def trained(finished: Repository, tmp_path_factory: pytest.TempPathFactory) -> R
     repository = Repository(tmp_path_factory.mktemp("trained") / "repository", finished.env)
     shutil.copytree(finished.path, repository.path, symlinks=True)
     for trainings in (["fp32-1", "bf16-1", "fp32-0"], ["bf16-2", "fp32-2", "bf16-0"]):
-        said = repository.run(sys.executable, "-c", TRAIN, " ".join(trainings), " ".join(OUTPUTS)).stdout
-        assert "taken over" not in said and said.count("fp32 on cpu") + said.count("bf16 on cpu") == 3
+        said = repository.run(
+            sys.executable, "-c", TRAIN, " ".join(trainings), " ".join(OUTPUTS)
+        ).stdout
+        assert (
+            "taken over" not in said and said.count("fp32 on cpu") + said.count("bf16 on cpu") == 3
+        )
         for training in trainings:
             facts = repository.json(f"{training}/environment/tiny-1.json")
             assert facts["precision"] == training.split("-")[0] and facts["resumed_at_step"] == 0
@@ -58,7 +67,9 @@ def trained(finished: Repository, tmp_path_factory: pytest.TempPathFactory) -> R
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_two_runs_are_identical_and_so_is_one_with_other_loader_workers(trained: Repository, precision: str) -> None:
+def test_two_runs_are_identical_and_so_is_one_with_other_loader_workers(
+    trained: Repository, precision: str
+) -> None:
     first = files(trained.path / f"{precision}-1")
     assert WEIGHTS in first and len(first) > 5
     assert files(trained.path / f"{precision}-2") == first
@@ -80,9 +91,16 @@ def test_an_operation_that_cannot_repeat_is_named_and_the_run_goes_on() -> None:
         with deterministic() as broken:
             assert torch.are_deterministic_algorithms_enabled()
             for _ in range(2):
-                torch.zeros(3).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]), accumulate=False)
+                torch.zeros(3).put_(
+                    torch.tensor([0, 0]), torch.tensor([1.0, 2.0]), accumulate=False
+                )
             warnings.warn("something else", stacklevel=1)
     assert not torch.are_deterministic_algorithms_enabled()
     assert len(broken) == 1 and "put_" in broken[0] and "deterministic" in broken[0]
     assert [str(w.message) for w in others] == ["something else"]
-    record_fault("finetune", "an operation without a deterministic implementation", 2, f"the run goes on and says: {broken[0]}")
+    record_fault(
+        "finetune",
+        "an operation without a deterministic implementation",
+        2,
+        f"the run goes on and says: {broken[0]}",
+    )

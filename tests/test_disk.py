@@ -16,25 +16,61 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from faults import record_fault
 
 from conftest import Here, Repository
-from faults import record_fault
-from reproduce.checkpoints import is_complete
-from test_crash import CURVE, FINETUNE, MODEL, PATIENCE, REPRO, RESULTS, contents, forget, halted, recovery, run_folder, steps
+from reproduce.training.checkpoints import is_complete
+from test_crash import (
+    CURVE,
+    FINETUNE,
+    MODEL,
+    PATIENCE,
+    REPRO,
+    RESULTS,
+    contents,
+    forget,
+    halted,
+    recovery,
+    run_folder,
+    steps,
+)
 
 RUN = ("--model", "tiny", "--seed", "1")
-MEMORY = 290 * 2**20  # bytes: the training of the wide model takes 365 MB with 48 sentences at a time, 250 with 24, 90 with 12
-STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # arguments, outputs in the order in which they are written
+MEMORY = (
+    290 * 2**20
+)  # bytes: the training of the wide model takes 365 MB with 48 sentences at a time, 250 with 24, 90 with 12
+STAGES: dict[
+    str, tuple[tuple[str, ...], tuple[str, ...]]
+] = {  # arguments, outputs in the order in which they are written
     "download_dataset": ((), ("data/raw", "data/dataset.json", "data/entry.json")),
-    "download_tokenizer": (("--model", "tiny"), ("models/tokenizers/tiny", "models/entries/tiny.json")),
+    "download_tokenizer": (
+        ("--model", "tiny"),
+        ("models/tokenizers/tiny", "models/entries/tiny.json"),
+    ),
     "download_weights": (("--model", "tiny"), ("models/weights/tiny",)),
     "tokenize": (("--model", "tiny"), ("data/tokenized/tiny",)),
     "evaluate": (RUN, ("predictions/tiny-1.csv", "metrics/runs/tiny-1.json")),
     "export": (RUN, ("models/exported/tiny-1", "metrics/export/tiny-1.json")),
     "card": (RUN, ("models/finetuned/tiny-1/README.md",)),
     "benchmark": ((), ("metrics/speed.json",)),
-    "compare": ((), ("report/comparison.md", "plots/accuracy_by_seed.csv", "metrics/claims.json", "metrics/accuracy.json")),
-    "report": ((), ("report/report.html", "report/slides.html", "report/report.pt-BR.html", "report/slides.pt-BR.html")),
+    "compare": (
+        (),
+        (
+            "report/comparison.md",
+            "plots/accuracy_by_seed.csv",
+            "metrics/claims.json",
+            "metrics/accuracy.json",
+        ),
+    ),
+    "report": (
+        (),
+        (
+            "report/report.html",
+            "report/slides.html",
+            "report/report.pt-BR.html",
+            "report/slides.pt-BR.html",
+        ),
+    ),
 }
 
 
@@ -122,7 +158,10 @@ def test_a_full_disk(disk: SmallDisk, stage: str) -> None:
     disk.fill()
     message = disk.refused(stage, *arguments)
     reason = errno.ENOSPC if disk.mounted else errno.EFBIG
-    assert f"the disk is full ({os.strerror(reason)}" in message and "run the same command again" in message
+    assert (
+        f"the disk is full ({os.strerror(reason)}" in message
+        and "run the same command again" in message
+    )
     assert contents(home, *outputs) == before
     for output in outputs:
         path = home / output
@@ -143,23 +182,43 @@ def test_a_disk_that_fills_while_the_trainer_writes(disk: SmallDisk) -> None:
     if disk.mounted:
         disk.fill(leave=4 * weights)
         message = disk.refused("finetune", *RUN)
-        assert message.startswith("not enough disk: ") and "are free" in message and "Make room" in message
+        assert (
+            message.startswith("not enough disk: ")
+            and "are free" in message
+            and "Make room" in message
+        )
         assert steps(run_folder(disk.repository)) == []
-        record_fault("finetune", "less disk free than three checkpoints need", 1, "message before training, no output touched")
+        record_fault(
+            "finetune",
+            "less disk free than three checkpoints need",
+            1,
+            "message before training, no output touched",
+        )
     disk.fill(leave=9 * weights + 8192, limit=weights * 3 // 2)
     message = disk.refused("finetune", *RUN)
-    assert message.startswith("the disk is full (") and "training goes on from its last checkpoint" in message
+    assert (
+        message.startswith("the disk is full (")
+        and "training goes on from its last checkpoint" in message
+    )
     folder = run_folder(disk.repository)
     cut = max(steps(folder))
-    assert (folder / f"checkpoint-{cut}/model.safetensors").is_file() and not is_complete(folder / f"checkpoint-{cut}")
+    assert (folder / f"checkpoint-{cut}/model.safetensors").is_file() and not is_complete(
+        folder / f"checkpoint-{cut}"
+    )
     assert contents(home, str(MODEL), str(CURVE)) == before
     if disk.mounted:
         assert cut == 12 and is_complete(folder / "checkpoint-8")
         disk.fill()
-        cleaned = disk.repository.run(sys.executable, "-m", "reproduce.checkpoints")
-        assert "at step 12" in cleaned.stdout and "nothing was deleted" in cleaned.stdout, "the way out works on a full disk"
+        cleaned = disk.repository.run(sys.executable, "-m", "reproduce.training.checkpoints")
+        assert "at step 12" in cleaned.stdout and "nothing was deleted" in cleaned.stdout, (
+            "the way out works on a full disk"
+        )
     said = disk.succeeds("finetune", *RUN)
-    assert recovery(said) == ("1 warning, gone on from step 8 of 24" if disk.mounted else "1 warning, trained from the start")
+    assert recovery(said) == (
+        "1 warning, gone on from step 8 of 24"
+        if disk.mounted
+        else "1 warning, trained from the start"
+    )
     assert contents(home, str(MODEL), str(CURVE)) == before
     record_fault("finetune", f"{how(disk)} in a checkpoint write", 1,
                  f"message, no output touched; with room made: {recovery(said)}: same bytes")  # fmt: skip
@@ -174,14 +233,18 @@ def parameters(weights: Path) -> int:
 def test_a_disk_that_is_full_when_dvc_takes_the_model_into_its_cache(disk: SmallDisk) -> None:
     """The training is over, its outputs are in place, and DVC cannot copy them: nothing is trained again."""
     if not disk.mounted:
-        pytest.skip("nothing may be mounted here, and a limit on the size of files would stop the trainer first")
+        pytest.skip(
+            "nothing may be mounted here, and a limit on the size of files would stop the trainer first"
+        )
     home = disk.repository.path
     before = contents(home, *RESULTS)
     forget(disk.repository, "finetune@tiny-1", "evaluate@tiny-1", "compare")
     for cached in (home / ".dvc/cache/files/md5").rglob("*"):
         if cached.is_file() and cached.read_bytes() == before[f"{MODEL}/model.safetensors"]:
             cached.unlink()
-    with halted(disk.repository, f"shutil.copyfile {home}/{MODEL}/model.safetensors *", *REPRO) as victim:
+    with halted(
+        disk.repository, f"shutil.copyfile {home}/{MODEL}/model.safetensors *", *REPRO
+    ) as victim:
         assert victim.pid == victim.process.pid, "dvc stands still"
         disk.fill()
         victim.let_go()
@@ -209,17 +272,27 @@ def test_a_machine_on_which_no_file_can_be_written(copy: Repository, stage: str)
     message = SmallDisk(copy, mounted=False, limit=0).refused(stage, *STAGES.get(stage, (RUN,))[0])
     assert message.startswith("the disk is full (") and "Make room" in message
     assert contents(copy.path, "data/raw", "data/tokenized", str(MODEL)) == before
-    record_fault(stage, "no file can be written, not even a temporary one (RLIMIT_FSIZE 0)", 1, "message, no output touched")
+    record_fault(
+        stage,
+        "no file can be written, not even a temporary one (RLIMIT_FSIZE 0)",
+        1,
+        "message, no output touched",
+    )
 
 
-@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="the memory of another process can be limited on Linux only")
+@pytest.mark.skipif(
+    not hasattr(resource, "prlimit"),
+    reason="the memory of another process can be limited on Linux only",
+)
 def test_memory_that_runs_out_names_what_to_change_and_doing_so_helps(copy: Repository) -> None:
     """A model whose activations are far larger than its weights; the memory is limited when the training is about to begin.
 
     The advice is followed, and the training fits into the same memory.
     """
     widen(copy, intermediate=8192)
-    copy.edit("params.yaml", lambda p: p["finetune"].update(batch_size=48, warmup_steps=1, log_every=1))
+    copy.edit(
+        "params.yaml", lambda p: p["finetune"].update(batch_size=48, warmup_steps=1, log_every=1)
+    )
     before = contents(copy.path, str(MODEL), str(CURVE))
     accumulation, refusals = 1, 0
     while True:
@@ -234,11 +307,20 @@ def test_memory_that_runs_out_names_what_to_change_and_doing_so_helps(copy: Repo
             break
         refusals += 1
         assert "Traceback" not in said, said
-        found = re.findall(r"error: out of memory with (\d+) sentences at a time\. Set finetune\.accumulation to (\d+)", said)
-        assert [(int(now), int(advice)) for now, advice in found] == [(-(-48 // accumulation), 2 * accumulation)], said
-        assert contents(copy.path, str(MODEL), str(CURVE)) == before and not list(copy.path.rglob("*.partial"))
+        found = re.findall(
+            r"error: out of memory with (\d+) sentences at a time\. Set finetune\.accumulation to (\d+)",
+            said,
+        )
+        assert [(int(now), int(advice)) for now, advice in found] == [
+            (-(-48 // accumulation), 2 * accumulation)
+        ], said
+        assert contents(copy.path, str(MODEL), str(CURVE)) == before and not list(
+            copy.path.rglob("*.partial")
+        )
         accumulation *= 2
-        copy.edit("params.yaml", lambda p, pieces=accumulation: p["finetune"].update(accumulation=pieces))  # type: ignore[misc]
+        copy.edit(
+            "params.yaml", lambda p, pieces=accumulation: p["finetune"].update(accumulation=pieces)
+        )  # type: ignore[misc]
         assert accumulation <= 8, "the advice does not help"
     assert refusals, "the memory sufficed: nothing was tested"
     facts = copy.json("environment/tiny-1.json")

@@ -13,7 +13,9 @@ import pytest
 
 from conftest import MODEL_FILES, ROOT, Repository, dump_yaml, load_yaml, pin
 from hub import COMMIT, contents
-from reproduce.catalog import (
+from reproduce.files import UserError
+from reproduce.inputs.canonical import canonical_tsv, hold_out
+from reproduce.inputs.catalog import (
     TOKENIZER_FILES,
     Dataset,
     Model,
@@ -26,10 +28,9 @@ from reproduce.catalog import (
     read_pinned_dataset,
     write_entry,
 )
-from reproduce.fetch import fetch
-from reproduce.sentences import read_tsv
-from reproduce.stage import UserError
-from stages.download_dataset import Selection, canonical_tsv, hold_out
+from reproduce.inputs.fetch import fetch
+from reproduce.inputs.sentences import read_tsv
+from reproduce.params import Selection
 
 WAYS_OUT = (
     "Ways out: connect to the network and run again; set HF_ENDPOINT to a mirror of the Hub; set HUB_MIRROR to a folder laid out "
@@ -51,7 +52,10 @@ def folder_with(path: Path, **files: bytes) -> Source:
 
 
 def pins(**files: bytes) -> dict[str, Pin]:
-    return {f"{name}.bin": Pin(bytes=len(data), sha256=hashlib.sha256(data).hexdigest()) for name, data in files.items()}
+    return {
+        f"{name}.bin": Pin(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        for name, data in files.items()
+    }
 
 
 @pytest.fixture
@@ -67,7 +71,9 @@ def test_a_file_of_another_size_is_refused(tmp_path: Path, into: Path) -> None:
     source = folder_with(tmp_path / "a", one=b"12345")
     with pytest.raises(UserError) as error:
         fetch("model", [source], pins(one=b"1234"), into)
-    assert str(error.value).startswith(f"folder {tmp_path}/a: one.bin: bytes expected 4, found 5 (in {tmp_path}/a/one.bin). ")
+    assert str(error.value).startswith(
+        f"folder {tmp_path}/a: one.bin: bytes expected 4, found 5 (in {tmp_path}/a/one.bin). "
+    )
     assert contents(into) == {}
     assert contents(tmp_path / "a") == {"one.bin": b"12345"}
 
@@ -85,7 +91,10 @@ def test_a_file_with_one_other_byte_is_refused(tmp_path: Path, into: Path) -> No
 
 
 def test_wrong_bytes_are_never_a_reason_to_try_elsewhere(tmp_path: Path, into: Path) -> None:
-    sources = [folder_with(tmp_path / "bad", one=b"1235"), folder_with(tmp_path / "good", one=b"1234")]
+    sources = [
+        folder_with(tmp_path / "bad", one=b"1235"),
+        folder_with(tmp_path / "good", one=b"1234"),
+    ]
     with pytest.raises(UserError, match=r"folder .*/bad: one\.bin: sha256 expected"):
         fetch("model", sources, pins(one=b"1234"), into)
 
@@ -96,7 +105,9 @@ def test_a_file_longer_than_one_read_is_copied_whole(tmp_path: Path, into: Path)
     assert contents(into) == {"one.bin": data}
 
 
-def test_a_refused_download_leaves_nothing_and_an_earlier_one_as_it_was(repository: Repository, tiny_model: Path) -> None:
+def test_a_refused_download_leaves_nothing_and_an_earlier_one_as_it_was(
+    repository: Repository, tiny_model: Path
+) -> None:
     repository.stage("download_tokenizer", "--model", "tiny")
     earlier = contents(repository.path / "models/tokenizers")
     assert set(earlier) == {f"tiny/{name}" for name in MODEL_FILES}
@@ -109,14 +120,20 @@ def test_a_refused_download_leaves_nothing_and_an_earlier_one_as_it_was(reposito
     repository.edit("catalog.yaml", change)
     for model in ("tiny", "other"):
         message = repository.refused("download_tokenizer", "--model", model)
-        assert message.startswith(f"folder {tiny_model}: vocab.txt: bytes expected {size + 1}, found {size} (in ")
+        assert message.startswith(
+            f"folder {tiny_model}: vocab.txt: bytes expected {size + 1}, found {size} (in "
+        )
     assert contents(repository.path / "models/tokenizers") == earlier
 
 
-def test_a_refused_dataset_leaves_nothing_and_an_earlier_one_as_it_was(repository: Repository) -> None:
+def test_a_refused_dataset_leaves_nothing_and_an_earlier_one_as_it_was(
+    repository: Repository,
+) -> None:
     path = repository.path / "data/toy/validation.tsv"
     right = path.read_bytes()
-    path.write_bytes(right[:-2] + (b"1" if right[-2:-1] == b"0" else b"0") + b"\n")  # the last label turned over
+    path.write_bytes(
+        right[:-2] + (b"1" if right[-2:-1] == b"0" else b"0") + b"\n"
+    )  # the last label turned over
     start = "folder data/toy: validation.tsv: sha256 expected "
     assert repository.refused("download_dataset").startswith(start)
     assert not (repository.path / "data/raw").exists()
@@ -132,7 +149,9 @@ def test_a_refused_dataset_leaves_nothing_and_an_earlier_one_as_it_was(repositor
 # --- sources ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_source_that_answers_wins(tmp_path: Path, into: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_source_that_answers_wins(
+    tmp_path: Path, into: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The second answers; the third, whose bytes are wrong, is never read. One line an attempt."""
     half = folder_with(tmp_path / "half", one=b"1")
     good = folder_with(tmp_path / "good", one=b"1", two=b"2")
@@ -151,21 +170,34 @@ def test_when_no_source_answers_all_are_listed_with_the_ways_out(
     sources = [folder_with(tmp_path / "a"), Source(folder=str(tmp_path / "absent"))]
     with pytest.raises(UserError) as error:
         fetch("model", sources, pins(one=b"1", two=b"2"), into)
-    attempts = [f"folder {tmp_path}/a: has no one.bin, two.bin", f"folder {tmp_path}/absent: has no one.bin, two.bin"]
-    assert str(error.value) == f"no source has the files. Tried:\n  {attempts[0]}\n  {attempts[1]}\n{WAYS_OUT}"
+    attempts = [
+        f"folder {tmp_path}/a: has no one.bin, two.bin",
+        f"folder {tmp_path}/absent: has no one.bin, two.bin",
+    ]
+    assert (
+        str(error.value)
+        == f"no source has the files. Tried:\n  {attempts[0]}\n  {attempts[1]}\n{WAYS_OUT}"
+    )
     assert capsys.readouterr().out.splitlines() == [f"source {attempt}" for attempt in attempts]
 
 
 @pytest.mark.parametrize("kind", ["dataset", "model"])
 def test_the_mirror_goes_before_every_source(
-    tmp_path: Path, into: Path, kind: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    into: Path,
+    kind: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     first, hub = folder_with(tmp_path / "a", one=b"x"), Source(hub="some/thing", revision=COMMIT)
     folder_with(tmp_path / f"mirror/{kind}s/some/thing", one=b"1")
     monkeypatch.setenv("HUB_MIRROR", str(tmp_path / "mirror"))
     fetch(kind, [first, hub], pins(one=b"1"), into)
     assert contents(into) == {"one.bin": b"1"}
-    assert capsys.readouterr().out == f"source HUB_MIRROR {tmp_path}/mirror/{kind}s/some/thing: 1 file(s), sha256 verified\n"
+    assert (
+        capsys.readouterr().out
+        == f"source HUB_MIRROR {tmp_path}/mirror/{kind}s/some/thing: 1 file(s), sha256 verified\n"
+    )
 
 
 def test_a_mirror_without_the_file_is_passed_over(
@@ -180,16 +212,22 @@ def test_a_mirror_without_the_file_is_passed_over(
     ]
 
 
-def test_wrong_bytes_in_the_mirror_are_refused(tmp_path: Path, into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_bytes_in_the_mirror_are_refused(
+    tmp_path: Path, into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sources = [Source(hub="some/thing", revision=COMMIT), folder_with(tmp_path / "a", one=b"1")]
     folder_with(tmp_path / "mirror/models/some/thing", one=b"x")
     monkeypatch.setenv("HUB_MIRROR", str(tmp_path / "mirror"))
-    with pytest.raises(UserError, match=r"HUB_MIRROR .*/models/some/thing: one\.bin: sha256 expected"):
+    with pytest.raises(
+        UserError, match=r"HUB_MIRROR .*/models/some/thing: one\.bin: sha256 expected"
+    ):
         fetch("model", sources, pins(one=b"1"), into)
     assert contents(into) == {}
 
 
-def test_the_mirror_s_home_may_be_a_tilde(tmp_path: Path, into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mirror_s_home_may_be_a_tilde(
+    tmp_path: Path, into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder_with(tmp_path / "mirror/models/some/thing", one=b"1")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("HUB_MIRROR", "~/mirror")
@@ -200,7 +238,10 @@ def test_the_mirror_s_home_may_be_a_tilde(tmp_path: Path, into: Path, monkeypatc
 def test_files_of_one_name_in_two_folders_stay_apart(repository: Repository) -> None:
     """train/0000.parquet and validation/0000.parquet: how the Hub's converter lays a dataset out."""
     folder = repository.path / "data/toy"
-    lines = ["sentence\tlabel", "one\t0", "two\t1", ""], ["sentence\tlabel", "three\t1", "four\t0", ""]
+    lines = (
+        ["sentence\tlabel", "one\t0", "two\t1", ""],
+        ["sentence\tlabel", "three\t1", "four\t0", ""],
+    )
     splits = {}
     for split, text in zip(("train", "validation"), lines, strict=True):
         (folder / split).mkdir()
@@ -208,8 +249,14 @@ def test_files_of_one_name_in_two_folders_stay_apart(repository: Repository) -> 
         splits[split] = {"file": f"{split}/0000.tsv", "rows": 2, **pin(folder / split / "0000.tsv")}
     repository.edit("catalog.yaml", lambda data: data["datasets"]["toy"].update(splits))
     repository.stage("download_dataset")
-    assert (repository.path / "data/raw/train.tsv").read_text().splitlines()[1:3] == ["one\t0", "two\t1"]
-    assert (repository.path / "data/raw/validation.tsv").read_text().splitlines()[1:3] == ["three\t1", "four\t0"]
+    assert (repository.path / "data/raw/train.tsv").read_text().splitlines()[1:3] == [
+        "one\t0",
+        "two\t1",
+    ]
+    assert (repository.path / "data/raw/validation.tsv").read_text().splitlines()[1:3] == [
+        "three\t1",
+        "four\t0",
+    ]
 
 
 # --- wheel ------------------------------------------------------------------------------------------------------------
@@ -246,7 +293,10 @@ def test_files_come_out_of_a_wheel_and_nothing_is_installed(
     before = sorted(each.name for each in distributions())
     fetch("model", [WHEEL], pins(one=b"1", two=b"2" * 100_000), into)
     assert contents(into) == {"one.bin": b"1", "two.bin": b"2" * 100_000}
-    assert capsys.readouterr().out == "source PyPI small-model-for-a-test==1.2.3: 2 file(s), sha256 verified\n"
+    assert (
+        capsys.readouterr().out
+        == "source PyPI small-model-for-a-test==1.2.3: 2 file(s), sha256 verified\n"
+    )
     importlib.invalidate_caches()
     assert sorted(each.name for each in distributions()) == before
     assert importlib.util.find_spec("small_model_for_a_test") is None
@@ -254,7 +304,9 @@ def test_files_come_out_of_a_wheel_and_nothing_is_installed(
 
 
 def test_wrong_bytes_in_a_wheel_are_refused(index: Path, into: Path) -> None:
-    with pytest.raises(UserError, match=r"^PyPI small-model-for-a-test==1\.2\.3: one\.bin: sha256 expected"):
+    with pytest.raises(
+        UserError, match=r"^PyPI small-model-for-a-test==1\.2\.3: one\.bin: sha256 expected"
+    ):
         fetch("model", [WHEEL], pins(one=b"x"), into)
     assert contents(into) == {}
 
@@ -265,8 +317,13 @@ def test_a_wheel_without_the_file_or_of_another_version_is_passed_over(
     other = Source(pypi="small-model-for-a-test==1.2.4", inside="small_model_for_a_test/model")
     fetch("model", [WHEEL, other, folder_with(tmp_path / "a", three=b"3")], pins(three=b"3"), into)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "source PyPI small-model-for-a-test==1.2.3: the wheel has no small_model_for_a_test/model/three.bin"
-    assert lines[1].startswith("source PyPI small-model-for-a-test==1.2.4: ERROR: Could not find a version that satisfies")
+    assert (
+        lines[0]
+        == "source PyPI small-model-for-a-test==1.2.3: the wheel has no small_model_for_a_test/model/three.bin"
+    )
+    assert lines[1].startswith(
+        "source PyPI small-model-for-a-test==1.2.4: ERROR: Could not find a version that satisfies"
+    )
     assert lines[2:] == [f"source folder {tmp_path}/a: 1 file(s), sha256 verified"]
 
 
@@ -310,7 +367,9 @@ def set_in(*path: Any) -> Callable[[Any], None]:
 
 def with_scale(low: float, high: float, *metrics: str) -> Callable[[Any], None]:
     def change(data: Any) -> None:
-        data["datasets"]["films"].update(labels=[], scale=[low, high], metrics=list(metrics) or ["accuracy"])
+        data["datasets"]["films"].update(
+            labels=[], scale=[low, high], metrics=list(metrics) or ["accuracy"]
+        )
 
     return change
 
@@ -384,10 +443,14 @@ BAD_CATALOGS = {
 
 
 @pytest.mark.parametrize(("change", "message"), BAD_CATALOGS.values(), ids=BAD_CATALOGS)
-def test_a_wrong_entry_is_named_by_its_place(tmp_path: Path, change: Callable[[Any], None], message: str) -> None:
+def test_a_wrong_entry_is_named_by_its_place(
+    tmp_path: Path, change: Callable[[Any], None], message: str
+) -> None:
     data, path = good_catalog(), tmp_path / "catalog.yaml"
     dump_yaml(path, data)
-    assert len(read_dataset("films", path).splits()) == 2 and list(read_model("small", path).weights) == ["model.safetensors"]
+    assert len(read_dataset("films", path).splits()) == 2 and list(
+        read_model("small", path).weights
+    ) == ["model.safetensors"]
     change(data)
     dump_yaml(path, data)
     with pytest.raises(UserError) as error:
@@ -432,7 +495,11 @@ def test_a_stage_refuses_an_unknown_name(repository: Repository) -> None:
 
 def test_every_entry_of_the_catalog_is_complete() -> None:
     catalog = load_yaml(ROOT / "catalog.yaml")
-    assert set(catalog["datasets"]) >= {"sst2", "pocket"} and set(catalog["models"]) >= {"distilbert", "bert", "minilm"}
+    assert set(catalog["datasets"]) >= {"sst2", "pocket"} and set(catalog["models"]) >= {
+        "distilbert",
+        "bert",
+        "minilm",
+    }
     for name in catalog["datasets"]:
         read_dataset(name, ROOT / "catalog.yaml")
     for name in catalog["models"]:
@@ -452,11 +519,17 @@ def test_a_file_that_holds_no_entry_is_refused(tmp_path: Path, content: bytes) -
     place = tmp_path / "entry.json"
     with pytest.raises(UserError) as error:
         read_entry(place, Dataset)
-    assert str(error.value) == f"{place} is missing. Run `dvc repro {place}`, which writes it, or `dvc pull {place}`."
+    assert (
+        str(error.value)
+        == f"{place} is missing. Run `dvc repro {place}`, which writes it, or `dvc pull {place}`."
+    )
     place.write_bytes(content)
     with pytest.raises(UserError) as error:
         read_entry(place, Dataset)
-    assert str(error.value) == f"{place} is no entry of catalog.yaml. Delete it and run `dvc checkout {place}`."
+    assert (
+        str(error.value)
+        == f"{place} is no entry of catalog.yaml. Delete it and run `dvc checkout {place}`."
+    )
 
 
 # --- canonical form ---------------------------------------------------------------------------------------------------
@@ -476,9 +549,14 @@ THREE_MD5 = hashlib.md5(THREE, usedforsecurity=False).hexdigest()
 
 def test_tsv_and_parquet_have_one_canonical_form(tmp_path: Path) -> None:
     (tmp_path / "some.tsv").write_bytes(THREE[:-1])
-    pd.DataFrame({"idx": [7, 8, 9], "label": [0, 1, 1], "sentence": ["a ", "b", "c"]}).to_parquet(tmp_path / "some.parquet")
+    pd.DataFrame({"idx": [7, 8, 9], "label": [0, 1, 1], "sentence": ["a ", "b", "c"]}).to_parquet(
+        tmp_path / "some.parquet"
+    )
     for name in ("some.tsv", "some.parquet"):
-        assert canonical_tsv(tmp_path / name, split_of(3, THREE_MD5), BINARY, hidden=False) == (THREE, 3)
+        assert canonical_tsv(tmp_path / name, split_of(3, THREE_MD5), BINARY, hidden=False) == (
+            THREE,
+            3,
+        )
 
 
 def test_a_wrong_number_of_rows_is_refused(tmp_path: Path) -> None:
@@ -507,7 +585,9 @@ def test_an_md5_that_was_not_published_is_refused(tmp_path: Path) -> None:
     ],
     ids=["no column", "label 5", "empty"],
 )
-def test_a_parquet_file_is_read_as_strictly_as_a_tsv_file(tmp_path: Path, frame: dict[str, Any], complaint: str) -> None:
+def test_a_parquet_file_is_read_as_strictly_as_a_tsv_file(
+    tmp_path: Path, frame: dict[str, Any], complaint: str
+) -> None:
     pd.DataFrame(frame).to_parquet(tmp_path / "some.parquet")
     with pytest.raises(UserError, match=complaint):
         canonical_tsv(tmp_path / "some.parquet", split_of(1), BINARY, hidden=False)
@@ -527,18 +607,31 @@ def parquet(path: Path, **columns: Any) -> Path:
 
 def test_tabs_and_line_breaks_of_a_parquet_file_become_spaces(tmp_path: Path) -> None:
     path = parquet(tmp_path, two=["b\r\nb", "d"], one=["a\ta ", "c\n"], label=[1, 0])
-    assert canonical_tsv(path, split_of(2), PAIRS, hidden=False) == (b"one\ttwo\tlabel\na a \tb  b\t1\nc \td\t0\n", 2)
+    assert canonical_tsv(path, split_of(2), PAIRS, hidden=False) == (
+        b"one\ttwo\tlabel\na a \tb  b\t1\nc \td\t0\n",
+        2,
+    )
 
 
-@pytest.mark.parametrize("labels", [[-1, -1], [1, 0], [7, 7]], ids=["hidden", "there, as in MRPC", "there and odd"])
+@pytest.mark.parametrize(
+    "labels", [[-1, -1], [1, 0], [7, 7]], ids=["hidden", "there, as in MRPC", "there and odd"]
+)
 def test_labels_of_a_test_split_are_dropped(tmp_path: Path, labels: list[int]) -> None:
     path = parquet(tmp_path, one=["a", "c"], two=["b", "d"], label=labels)
-    assert canonical_tsv(path, split_of(2), PAIRS, hidden=True) == (b"index\tone\ttwo\n0\ta\tb\n1\tc\td\n", 2)
+    assert canonical_tsv(path, split_of(2), PAIRS, hidden=True) == (
+        b"index\tone\ttwo\n0\ta\tb\n1\tc\td\n",
+        2,
+    )
 
 
 def test_numbers_are_read_from_float32_as_they_were_meant(tmp_path: Path) -> None:
-    path = parquet(tmp_path, one=["a", "c"], two=["b", "d"], label=pd.Series([2.923, 5], dtype="float32"))
-    assert canonical_tsv(path, split_of(2), NUMBERS, hidden=False) == (b"one\ttwo\tlabel\na\tb\t2.923\nc\td\t5.000\n", 2)
+    path = parquet(
+        tmp_path, one=["a", "c"], two=["b", "d"], label=pd.Series([2.923, 5], dtype="float32")
+    )
+    assert canonical_tsv(path, split_of(2), NUMBERS, hidden=False) == (
+        b"one\ttwo\tlabel\na\tb\t2.923\nc\td\t5.000\n",
+        2,
+    )
 
 
 UNFIT: dict[str, tuple[Dataset, dict[str, Any], str]] = {
@@ -560,7 +653,9 @@ UNFIT: dict[str, tuple[Dataset, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("dataset", "columns", "message"), UNFIT.values(), ids=UNFIT)
-def test_what_a_parquet_file_may_not_hold(tmp_path: Path, dataset: Dataset, columns: dict[str, Any], message: str) -> None:
+def test_what_a_parquet_file_may_not_hold(
+    tmp_path: Path, dataset: Dataset, columns: dict[str, Any], message: str
+) -> None:
     """Named as the catalog names the file, not by the scratch copy."""
     path = parquet(tmp_path, **columns)
     with pytest.raises(UserError) as error:
@@ -579,11 +674,16 @@ def test_classes_that_the_file_names_must_be_the_catalog_s_in_any_letters(tmp_pa
     from datasets import Dataset as Table
 
     for names, fits in ((["NO", "Yes"], True), (["yes", "no"], False)):
-        features = Features({"one": Value("string"), "two": Value("string"), "label": ClassLabel(names=names)})
+        features = Features(
+            {"one": Value("string"), "two": Value("string"), "label": ClassLabel(names=names)}
+        )
         path = tmp_path / "some.parquet"
         Table.from_dict({"one": ["a"], "two": ["b"], "label": [1]}, features).to_parquet(str(path))
         if fits:
-            assert canonical_tsv(path, split_of(1), PAIRS, hidden=False)[0] == b"one\ttwo\tlabel\na\tb\t1\n"
+            assert (
+                canonical_tsv(path, split_of(1), PAIRS, hidden=False)[0]
+                == b"one\ttwo\tlabel\na\tb\t1\n"
+            )
         else:
             with pytest.raises(UserError) as error:
                 canonical_tsv(path, split_of(1), PAIRS, hidden=False)
@@ -602,9 +702,13 @@ def test_the_real_sst2_has_the_published_md5(repository: Repository, mirror: Pat
         f"{split}.tsv": load_yaml(ROOT / "catalog.yaml")["datasets"]["sst2"][split]["tsv_md5"]
         for split in ("train", "validation", "test")
     }
-    assert published["validation.tsv"] == "268856b487b2a31a28c0a93daaff7288"  # torchtext's pin of dev.tsv
+    assert (
+        published["validation.tsv"] == "268856b487b2a31a28c0a93daaff7288"
+    )  # torchtext's pin of dev.tsv
     files = contents(repository.path / "data/raw")
-    assert {name: hashlib.md5(data, usedforsecurity=False).hexdigest() for name, data in files.items()} == published
+    assert {
+        name: hashlib.md5(data, usedforsecurity=False).hexdigest() for name, data in files.items()
+    } == published
 
 
 # --- held-out sentences -----------------------------------------------------------------------------------------------
@@ -614,7 +718,9 @@ SENTENCES = [f"sentence {i}" for i in range(300)] + [f"sentence {i}" for i in ra
 LABELS = [(i * 7 // 3) % 2 for i in range(360)]
 
 
-def chosen(holdout: int, train: int = 0) -> tuple[tuple[list[str], list[float]], tuple[list[str], list[float]]]:
+def chosen(
+    holdout: int, train: int = 0
+) -> tuple[tuple[list[str], list[float]], tuple[list[str], list[float]]]:
     return hold_out(SENTENCES, LABELS, Selection(holdout=holdout, train=train))
 
 
@@ -624,7 +730,9 @@ def test_held_out_sentences_are_apart_from_the_rest(holdout: int) -> None:
     assert len(held) in (holdout, holdout + 1)  # one more, where a copy belongs to the last one
     assert not set(kept) & set(held), "copies of a sentence were torn apart"
     assert sorted([*kept, *held]) == sorted(SENTENCES)
-    assert sorted(zip([*kept, *held], [*kept_labels, *held_labels], strict=True)) == sorted(zip(SENTENCES, LABELS, strict=True))
+    assert sorted(zip([*kept, *held], [*kept_labels, *held_labels], strict=True)) == sorted(
+        zip(SENTENCES, LABELS, strict=True)
+    )
 
 
 def test_copies_of_the_last_held_out_sentence_go_with_it() -> None:
@@ -646,11 +754,16 @@ def test_which_sentences_are_held_out_depends_on_nothing_but_the_sentences() -> 
     (kept, _), (held, _) = chosen(100)
     assert chosen(100) == chosen(100)
     assert set(chosen(50)[1][0]) < set(held)  # a smaller part lies within a larger one
-    reversed_kept, reversed_held = hold_out(SENTENCES[::-1], LABELS[::-1], Selection(holdout=100, train=0))
+    reversed_kept, reversed_held = hold_out(
+        SENTENCES[::-1], LABELS[::-1], Selection(holdout=100, train=0)
+    )
     assert (sorted(reversed_kept[0]), sorted(reversed_held[0])) == (sorted(kept), sorted(held))
     # Golden: by sha256 the order is d, c, b, a.
     a_to_d = Selection(holdout=2, train=0)
-    assert hold_out(["a", "b", "c", "d"], [0, 1, 1, 0], a_to_d) == ((["a", "b"], [0, 1]), (["c", "d"], [1, 0]))
+    assert hold_out(["a", "b", "c", "d"], [0, 1, 1, 0], a_to_d) == (
+        (["a", "b"], [0, 1]),
+        (["c", "d"], [1, 0]),
+    )
 
 
 def test_training_on_fewer_leaves_the_held_out_ones_alone() -> None:
@@ -666,14 +779,24 @@ def test_training_on_fewer_leaves_the_held_out_ones_alone() -> None:
 def test_too_many_held_out_sentences_are_refused(holdout: int) -> None:
     with pytest.raises(UserError) as error:
         chosen(holdout)
-    assert str(error.value) == f"params.yaml: selection.holdout {holdout} leaves nothing to train on; use a smaller one."
+    assert (
+        str(error.value)
+        == f"params.yaml: selection.holdout {holdout} leaves nothing to train on; use a smaller one."
+    )
 
 
-def test_the_stage_puts_held_out_sentences_in_the_place_of_the_validation_set(repository: Repository) -> None:
+def test_the_stage_puts_held_out_sentences_in_the_place_of_the_validation_set(
+    repository: Repository,
+) -> None:
     repository.edit("params.yaml", lambda data: data["selection"].update(holdout=20, train=40))
     done = repository.stage("download_dataset")
-    assert "data/raw: toy, train 40, validation 20 sentences, validation held out of train (selection.holdout)\n" in done.stdout
+    assert (
+        "data/raw: toy, train 40, validation 20 sentences, validation held out of train (selection.holdout)\n"
+        in done.stdout
+    )
     raw, toy = repository.path / "data/raw", repository.path / "data/toy"
     train, held = read_tsv(raw / "train.tsv", 2), read_tsv(raw / "validation.tsv", 2)
-    assert (train, held) == hold_out(*read_tsv(toy / "train.tsv", 2), Selection(holdout=20, train=40))
+    assert (train, held) == hold_out(
+        *read_tsv(toy / "train.tsv", 2), Selection(holdout=20, train=40)
+    )
     assert repository.json("data/dataset.json")["validation"] == "held out of train"

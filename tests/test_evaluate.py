@@ -19,12 +19,18 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, matthews_corrcoef
 
 from conftest import Repository
-from reproduce.sentences import read_tsv
-from reproduce.stage import UserError
-from stages.evaluate import main, measure, predict, predictions_csv
+from reproduce.files import UserError
+from reproduce.inputs.sentences import read_tsv
+from reproduce.models.logits import predict
+from reproduce.models.metrics import measure
+from stages.evaluate import main, predictions_csv
 
 NAMES = ["NEGATIVE", "POSITIVE", "NEUTRAL"]
-RUN, PREDICTIONS, MODEL = "metrics/runs/tiny-1.json", Path("predictions/tiny-1.csv"), Path("models/finetuned/tiny-1")
+RUN, PREDICTIONS, MODEL = (
+    "metrics/runs/tiny-1.json",
+    Path("predictions/tiny-1.csv"),
+    Path("models/finetuned/tiny-1"),
+)
 
 
 def random_case(classes: int, n: int, seed: int) -> tuple[torch.Tensor, list[int]]:
@@ -54,25 +60,43 @@ CASES = {
 
 
 @pytest.mark.parametrize(("classes", "logits", "labels"), CASES.values(), ids=CASES)
-def test_metrics_equal_scikit_learn_s(classes: int, logits: torch.Tensor, labels: list[int]) -> None:
+def test_metrics_equal_scikit_learn_s(
+    classes: int, logits: torch.Tensor, labels: list[int]
+) -> None:
     names = NAMES[:classes]
     result = measure(logits, labels, names, ("accuracy", "f1"))
     predicted = logits.argmax(dim=1).numpy()
-    average: dict[str, Any] = {"pos_label": 1} if classes == 2 else {"average": "macro", "labels": range(classes)}
+    average: dict[str, Any] = (
+        {"pos_label": 1} if classes == 2 else {"average": "macro", "labels": range(classes)}
+    )
     assert result["accuracy"] == round(accuracy_score(labels, predicted), 6)
-    assert result["f1"] == pytest.approx(f1_score(labels, predicted, zero_division=0, **average), abs=1e-6)
+    assert result["f1"] == pytest.approx(
+        f1_score(labels, predicted, zero_division=0, **average), abs=1e-6
+    )
     probabilities = logits.double().softmax(dim=1).numpy()
-    assert result["loss"] == pytest.approx(log_loss(labels, probabilities, labels=range(classes)), abs=1e-6)
+    assert result["loss"] == pytest.approx(
+        log_loss(labels, probabilities, labels=range(classes)), abs=1e-6
+    )
     counts = confusion_matrix(labels, predicted, labels=range(classes))
-    assert result["confusion"] == {true: {guess: counts[i, j] for j, guess in enumerate(names)} for i, true in enumerate(names)}
-    assert (result["correct"], result["n"]) == (int((predicted == np.array(labels)).sum()), len(labels))
+    assert result["confusion"] == {
+        true: {guess: counts[i, j] for j, guess in enumerate(names)} for i, true in enumerate(names)
+    }
+    assert (result["correct"], result["n"]) == (
+        int((predicted == np.array(labels)).sum()),
+        len(labels),
+    )
     assert result["accuracy"] == round(result["correct"] / result["n"], 6)
 
 
 def test_metrics_of_four_sentences_by_hand() -> None:
     """Two hits of class 1, one miss, one false alarm: F1 = 4 / 6. Logits (0, x) cost log(1 + exp(-+x))."""
     logits = torch.tensor([[0.0, 1.0], [0.0, 2.0], [0.0, -1.0], [0.0, 3.0]])
-    loss = (math.log1p(math.exp(-1)) + math.log1p(math.exp(-2)) + math.log1p(math.exp(1)) + math.log1p(math.exp(3))) / 4
+    loss = (
+        math.log1p(math.exp(-1))
+        + math.log1p(math.exp(-2))
+        + math.log1p(math.exp(1))
+        + math.log1p(math.exp(3))
+    ) / 4
     assert measure(logits, [1, 1, 1, 0], NAMES[:2], ("accuracy", "f1")) == {
         "metric": "accuracy",
         "score": 0.5,
@@ -81,7 +105,10 @@ def test_metrics_of_four_sentences_by_hand() -> None:
         "loss": round(loss, 6),
         "correct": 2,
         "n": 4,
-        "confusion": {"NEGATIVE": {"NEGATIVE": 0, "POSITIVE": 1}, "POSITIVE": {"NEGATIVE": 1, "POSITIVE": 2}},
+        "confusion": {
+            "NEGATIVE": {"NEGATIVE": 0, "POSITIVE": 1},
+            "POSITIVE": {"NEGATIVE": 1, "POSITIVE": 2},
+        },
     }
 
 
@@ -104,7 +131,9 @@ def one_by_one(finished: Repository, token_ids: list[list[int]]) -> torch.Tensor
     """Logits of each sentence alone and unpadded, by transformers and nothing of ours."""
     from transformers import AutoModelForSequenceClassification
 
-    model = AutoModelForSequenceClassification.from_pretrained(str(finished.path / MODEL), dtype=torch.float32).eval()
+    model = AutoModelForSequenceClassification.from_pretrained(
+        str(finished.path / MODEL), dtype=torch.float32
+    ).eval()
     with torch.inference_mode():
         return torch.cat([model(input_ids=torch.tensor([ids])).logits for ids in token_ids])
 
@@ -123,11 +152,27 @@ def test_logits_come_in_file_order_whatever_the_batch_size(
 
 
 def test_predictions_read_back_as_they_were() -> None:
-    sentences = ["plain", "one, two", 'he said "no"', '", both', " space kept ", "naïve – 電影", "NA", "a\rb", "'", "1"]
+    sentences = [
+        "plain",
+        "one, two",
+        'he said "no"',
+        '", both',
+        " space kept ",
+        "naïve – 電影",
+        "NA",
+        "a\rb",
+        "'",
+        "1",
+    ]
     logits, labels = random_case(3, len(sentences), 4)
     text = predictions_csv(sentences, ["sentence"], labels, logits)
     assert text.startswith("sentence,label,predicted,probability\nplain,")
-    frame = pd.read_csv(io.StringIO(text, newline=""), keep_default_na=False, dtype={"sentence": str}, lineterminator="\n")
+    frame = pd.read_csv(
+        io.StringIO(text, newline=""),
+        keep_default_na=False,
+        dtype={"sentence": str},
+        lineterminator="\n",
+    )
     assert list(frame.columns) == ["sentence", "label", "predicted", "probability"]
     assert frame["sentence"].tolist() == sentences
     assert frame["label"].tolist() == labels
@@ -155,7 +200,9 @@ def test_the_metrics_file_equals_what_the_predictions_file_says(finished: Reposi
     counts = confusion_matrix(frame["label"], frame["predicted"], labels=[0, 1])
     assert [list(row.values()) for row in metrics["confusion"].values()] == counts.tolist()
     right = np.where(hit, frame["probability"], 1 - frame["probability"])
-    assert metrics["loss"] == pytest.approx(-np.log(right).mean(), abs=1e-4)  # probabilities have 6 decimals
+    assert metrics["loss"] == pytest.approx(
+        -np.log(right).mean(), abs=1e-4
+    )  # probabilities have 6 decimals
 
 
 def test_the_predictions_are_those_of_the_saved_model(
@@ -171,7 +218,16 @@ def test_the_metrics_file_holds_results_and_nothing_of_the_machine(finished: Rep
     metrics = finished.json(RUN)
     about = {key: metrics.pop(key) for key in ("dataset", "split", "model", "seed")}
     assert about == {"dataset": "toy", "split": "validation", "model": "tiny", "seed": 1}
-    assert set(metrics) == {"metric", "score", "accuracy", "f1", "loss", "correct", "n", "confusion"}
+    assert set(metrics) == {
+        "metric",
+        "score",
+        "accuracy",
+        "f1",
+        "loss",
+        "correct",
+        "n",
+        "confusion",
+    }
     text = (finished.path / RUN).read_text(encoding="utf-8")
     assert text.endswith("}\n") and "/" not in text and "\\" not in text
     assert not re.search(r"20\d\d|:\d\d|second|time|date|host", text)
@@ -181,7 +237,15 @@ def test_evaluating_again_elsewhere_gives_the_same_bytes(copy: Repository) -> No
     before = [(copy.path / file).read_bytes() for file in (RUN, PREDICTIONS)]
     for file in (RUN, PREDICTIONS):
         (copy.path / file).unlink()
-    copy.stage("evaluate", "--model", "tiny", "--seed", "1", HF_HOME=str(copy.path.parent / "hf"), PYTHONHASHSEED="7")
+    copy.stage(
+        "evaluate",
+        "--model",
+        "tiny",
+        "--seed",
+        "1",
+        HF_HOME=str(copy.path.parent / "hf"),
+        PYTHONHASHSEED="7",
+    )
     assert [(copy.path / file).read_bytes() for file in (RUN, PREDICTIONS)] == before
 
 
@@ -194,7 +258,9 @@ def evaluate_here(copy: Repository, monkeypatch: pytest.MonkeyPatch) -> Callable
     return main
 
 
-def test_a_model_directory_without_weights(copy: Repository, evaluate_here: Callable[[], None]) -> None:
+def test_a_model_directory_without_weights(
+    copy: Repository, evaluate_here: Callable[[], None]
+) -> None:
     (copy.path / MODEL / "model.safetensors").unlink()
     with pytest.raises(UserError) as error:
         evaluate_here()
@@ -203,17 +269,22 @@ def test_a_model_directory_without_weights(copy: Repository, evaluate_here: Call
     )
 
 
-def test_what_validation_tsv_is_comes_from_the_download(copy: Repository, evaluate_here: Callable[[], None]) -> None:
+def test_what_validation_tsv_is_comes_from_the_download(
+    copy: Repository, evaluate_here: Callable[[], None]
+) -> None:
     about = copy.path / "data/dataset.json"
     facts = copy.json("data/dataset.json")
     assert facts == {"dataset": "toy", "splits": ["train", "validation"], "validation": "validation", "columns": ["sentence"],
                      "labels": ["NEGATIVE", "POSITIVE"], "scale": None, "metrics": ["accuracy", "f1"]}  # fmt: skip
     about.unlink()
-    with pytest.raises(UserError, match=r"^data/dataset\.json is missing\. Run `dvc repro download_dataset`"):
+    with pytest.raises(
+        UserError, match=r"^data/dataset\.json is missing\. Run `dvc repro download_dataset`"
+    ):
         evaluate_here()
     about.write_text(json.dumps({**facts, "metrics": "f1"}))
     with pytest.raises(
-        UserError, match=r"^data/dataset\.json is not what download_dataset writes\. Delete it and run `dvc checkout"
+        UserError,
+        match=r"^data/dataset\.json is not what download_dataset writes\. Delete it and run `dvc checkout",
     ):
         evaluate_here()
     about.write_text(json.dumps({**facts, "validation": "held out of train", "metrics": ["f1"]}))
@@ -222,7 +293,9 @@ def test_what_validation_tsv_is_comes_from_the_download(copy: Repository, evalua
     assert (run["split"], run["metric"], "accuracy" in run) == ("held out of train", "f1", False)
 
 
-def test_data_that_were_not_tokenised_are_refused(copy: Repository, evaluate_here: Callable[[], None]) -> None:
+def test_data_that_were_not_tokenised_are_refused(
+    copy: Repository, evaluate_here: Callable[[], None]
+) -> None:
     raw = copy.path / "data/raw/validation.tsv"
     lines = raw.read_text(encoding="utf-8").splitlines()
     raw.unlink()
@@ -230,7 +303,10 @@ def test_data_that_were_not_tokenised_are_refused(copy: Repository, evaluate_her
     before = (copy.path / RUN).read_bytes()
     with pytest.raises(UserError) as error:
         evaluate_here()
-    assert str(error.value) == "data/raw and data/tokenized hold different sentences. Run `dvc repro tokenize`."
+    assert (
+        str(error.value)
+        == "data/raw and data/tokenized hold different sentences. Run `dvc repro tokenize`."
+    )
     assert (copy.path / RUN).read_bytes() == before
 
 
@@ -238,9 +314,13 @@ def test_data_that_were_not_tokenised_are_refused(copy: Repository, evaluate_her
 
 
 @pytest.mark.parametrize(("classes", "logits", "labels"), CASES.values(), ids=CASES)
-def test_matthews_equals_scikit_learn_s(classes: int, logits: torch.Tensor, labels: list[int]) -> None:
+def test_matthews_equals_scikit_learn_s(
+    classes: int, logits: torch.Tensor, labels: list[int]
+) -> None:
     result = measure(logits, labels, NAMES[:classes], ("matthews", "accuracy"))
-    assert result["matthews"] == pytest.approx(matthews_corrcoef(labels, logits.argmax(dim=1).numpy()), abs=1e-6)
+    assert result["matthews"] == pytest.approx(
+        matthews_corrcoef(labels, logits.argmax(dim=1).numpy()), abs=1e-6
+    )
     assert (result["metric"], result["score"]) == ("matthews", result["matthews"])
 
 
@@ -248,7 +328,9 @@ def test_matthews_by_hand() -> None:
     """3 true positives, 2 true negatives, 1 false positive, 2 false negatives: (3*2 - 1*2) / sqrt(4 * 5 * 3 * 4)."""
     labels, guesses = [1, 1, 1, 0, 0, 0, 1, 1], [1, 1, 1, 0, 0, 1, 0, 0]
     logits = torch.nn.functional.one_hot(torch.tensor(guesses), 2).float()
-    assert measure(logits, labels, NAMES[:2], ("matthews",))["matthews"] == round(4 / math.sqrt(240), 6)
+    assert measure(logits, labels, NAMES[:2], ("matthews",))["matthews"] == round(
+        4 / math.sqrt(240), 6
+    )
 
 
 def test_correlations_equal_scipy_s() -> None:
@@ -266,7 +348,9 @@ def test_correlations_equal_scipy_s() -> None:
 
 def test_correlations_by_hand() -> None:
     """Predictions 1, 2, 9 of 1, 2, 3: deviations (-3, -2, 5) and (-1, 0, 1), so 8 / sqrt(38 * 2); the order is right."""
-    result = measure(torch.tensor([[1.0], [2.0], [9.0]]), [1.0, 2.0, 3.0], [], ("spearman", "pearson"))
+    result = measure(
+        torch.tensor([[1.0], [2.0], [9.0]]), [1.0, 2.0, 3.0], [], ("spearman", "pearson")
+    )
     assert result == {
         "spearman": 1.0,
         "pearson": round(8 / math.sqrt(76), 6),
@@ -282,16 +366,25 @@ def test_a_correlation_that_is_not_defined_is_an_error_and_no_number() -> None:
     for name in ("pearson", "spearman"):
         with pytest.raises(UserError) as error:
             measure(torch.ones(3, 1), [1.0, 2.0, 3.0], [], (name,))
-        assert str(error.value).startswith(f"{name} is not defined: all predictions (or all labels) are equal.")
+        assert str(error.value).startswith(
+            f"{name} is not defined: all predictions (or all labels) are equal."
+        )
 
 
 def test_predictions_of_pairs_have_a_column_a_text() -> None:
-    text = predictions_csv(["a, b\tc", "d\t"], ["one", "two"], [1, 0], torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]]))
+    text = predictions_csv(
+        ["a, b\tc", "d\t"],
+        ["one", "two"],
+        [1, 0],
+        torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]]),
+    )
     assert text == 'one,two,label,predicted,probability\n"a, b",c,1,1,0.750000\nd,,0,1,0.750000\n'
 
 
 def test_predictions_of_numbers_are_numbers_without_a_probability() -> None:
-    text = predictions_csv(["a\tb", "c\td"], ["one", "two"], [2.923, 5.0], torch.tensor([[1 / 3], [-0.5]]))
+    text = predictions_csv(
+        ["a\tb", "c\td"], ["one", "two"], [2.923, 5.0], torch.tensor([[1 / 3], [-0.5]])
+    )
     assert text == "one,two,label,predicted\na,b,2.923,0.3333333432674408\nc,d,5.0,-0.5\n"
 
 
@@ -301,11 +394,17 @@ def test_correlations_follow_from_the_predictions_file_however_near_the_predicti
     frame = pd.read_csv(io.StringIO(predictions_csv(["a"] * 50, ["sentence"], labels, logits)))
     assert frame["predicted"].tolist() == logits.squeeze(1).tolist()
     expected = measure(logits, labels, [], ("pearson", "spearman"))
-    assert pearsonr(frame["label"], frame["predicted"]).statistic == pytest.approx(expected["pearson"], abs=1e-5)
-    assert spearmanr(frame["label"], frame["predicted"]).statistic == pytest.approx(expected["spearman"], abs=1e-5)
+    assert pearsonr(frame["label"], frame["predicted"]).statistic == pytest.approx(
+        expected["pearson"], abs=1e-5
+    )
+    assert spearmanr(frame["label"], frame["predicted"]).statistic == pytest.approx(
+        expected["spearman"], abs=1e-5
+    )
 
 
-def test_a_model_that_tells_a_pair_s_sentences_apart_is_told_which_is_which(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_model_that_tells_a_pair_s_sentences_apart_is_told_which_is_which(
+    tiny_model: Path, tmp_path: Path
+) -> None:
     """The types that `predict` is given reach the model, in file order; left out, all are of the first sentence."""
     from transformers import AutoModelForSequenceClassification
 
@@ -317,7 +416,8 @@ def test_a_model_that_tells_a_pair_s_sentences_apart_is_told_which_is_which(tiny
     told, untold = (predict(tmp_path, ids, 2, given)[0] for given in (types, None))
     with torch.inference_mode():
         one_by_one = [
-            model(input_ids=torch.tensor([i]), token_type_ids=torch.tensor([t])).logits for i, t in zip(ids, types, strict=True)
+            model(input_ids=torch.tensor([i]), token_type_ids=torch.tensor([t])).logits
+            for i, t in zip(ids, types, strict=True)
         ]
     torch.testing.assert_close(told, torch.cat(one_by_one), atol=1e-5, rtol=0)
     assert (told - untold).abs().max() > 1e-4

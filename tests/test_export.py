@@ -10,14 +10,21 @@ import pytest
 import torch
 
 from conftest import Here, Repository
-from reproduce.params import validate
-from reproduce.stage import UserError
-from stages import export as stage
-from stages.export import CARRIED, FILES, Export, check_runtime, check_source, compare, export
+from reproduce.files import UserError
+from reproduce.models.onnx import CARRIED, FILES, check_runtime, check_source, export
+from reproduce.models.onnx import export as stage
+from reproduce.params import Export, validate
+from stages.export import compare
 
 PARAMS = Export(opset=20, per_channel=True, reduce_range=False)
 TYPES = ["input_ids", "attention_mask", "token_type_ids"]
-IDS = [[2, 40, 41, 3], [2, 50, 51, 52, 53, 54, 3], [2, 60, 3], [2, *range(30, 90), 3], [2, 44, 45, 46, 47, 3]]
+IDS = [
+    [2, 40, 41, 3],
+    [2, 50, 51, 52, 53, 54, 3],
+    [2, 60, 3],
+    [2, *range(30, 90), 3],
+    [2, 44, 45, 46, 47, 3],
+]
 
 
 def make_source(folder: Path, tiny_model: Path, kind: str, labels: int = 2) -> Path:
@@ -32,7 +39,9 @@ def make_source(folder: Path, tiny_model: Path, kind: str, labels: int = 2) -> P
     config = (
         DistilBertConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=64, **size)
         if kind == "distilbert"
-        else BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, **size)
+        else BertConfig(
+            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, **size
+        )
     )
     torch.manual_seed(11)
     model = AutoModelForSequenceClassification.from_config(config)
@@ -48,7 +57,9 @@ def make_source(folder: Path, tiny_model: Path, kind: str, labels: int = 2) -> P
 @pytest.fixture(scope="module")
 def sources(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("sources")
-    return {kind: make_source(place / f"{kind}-1", tiny_model, kind) for kind in ("bert", "distilbert")}
+    return {
+        kind: make_source(place / f"{kind}-1", tiny_model, kind) for kind in ("bert", "distilbert")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -64,17 +75,25 @@ def padded(left: bool = False) -> dict[str, np.ndarray]:
     longest = max(map(len, IDS))
     gaps = [[0] * (longest - len(ids)) for ids in IDS]
     ids = [gap + list(i) if left else list(i) + gap for i, gap in zip(IDS, gaps, strict=True)]
-    mask = [gap + [1] * len(i) if left else [1] * len(i) + gap for i, gap in zip(IDS, gaps, strict=True)]
+    mask = [
+        gap + [1] * len(i) if left else [1] * len(i) + gap for i, gap in zip(IDS, gaps, strict=True)
+    ]
     types = [[0] * (longest // 2) + [1] * (longest - longest // 2)] * len(IDS)
-    return {name: np.array(rows, np.int64) for name, rows in zip(TYPES, (ids, mask, types), strict=True)}
+    return {
+        name: np.array(rows, np.int64) for name, rows in zip(TYPES, (ids, mask, types), strict=True)
+    }
 
 
 def torch_logits(source: Path, batch: dict[str, np.ndarray]) -> np.ndarray:
     from transformers import AutoModelForSequenceClassification
 
-    model = AutoModelForSequenceClassification.from_pretrained(str(source), dtype=torch.float32).eval()
+    model = AutoModelForSequenceClassification.from_pretrained(
+        str(source), dtype=torch.float32
+    ).eval()
     with torch.inference_mode():
-        found: np.ndarray = model(**{name: torch.from_numpy(rows) for name, rows in batch.items()}).logits.numpy()
+        found: np.ndarray = model(
+            **{name: torch.from_numpy(rows) for name, rows in batch.items()}
+        ).logits.numpy()
     return found
 
 
@@ -85,11 +104,18 @@ def graph(path: Path) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert"])
-def test_inputs_are_those_of_the_model_and_batch_and_sequence_are_free(exported: dict[str, Path], kind: str) -> None:
+def test_inputs_are_those_of_the_model_and_batch_and_sequence_are_free(
+    exported: dict[str, Path], kind: str
+) -> None:
     for file in FILES.values():
         model = graph(exported[kind] / file)
-        found = {node.name: [d.dim_param for d in node.type.tensor_type.shape.dim] for node in model.graph.input}
-        assert found == {name: ["batch", "sequence"] for name in (TYPES if kind == "bert" else TYPES[:2])}
+        found = {
+            node.name: [d.dim_param for d in node.type.tensor_type.shape.dim]
+            for node in model.graph.input
+        }
+        assert found == {
+            name: ["batch", "sequence"] for name in (TYPES if kind == "bert" else TYPES[:2])
+        }
         assert [node.name for node in model.graph.output] == ["logits"]
         assert {entry.domain: entry.version for entry in model.opset_import}[""] == 20
     assert set(CARRIED) < {path.name for path in exported[kind].iterdir()}
@@ -102,7 +128,9 @@ def test_fp32_computes_what_pytorch_does_whichever_side_is_padded(
 ) -> None:
     from onnxruntime import InferenceSession
 
-    session = InferenceSession(str(exported[kind] / FILES[form]), providers=["CPUExecutionProvider"])
+    session = InferenceSession(
+        str(exported[kind] / FILES[form]), providers=["CPUExecutionProvider"]
+    )
     names = {node.name for node in session.get_inputs()}
     for left in (False, True):
         batch = {name: rows for name, rows in padded(left).items() if name in names}
@@ -110,11 +138,15 @@ def test_fp32_computes_what_pytorch_does_whichever_side_is_padded(
         np.testing.assert_allclose(session.run(["logits"], batch)[0], expected, atol=2e-5)
         assert np.ptp(expected) > 0.05, "the sentences must differ for this to prove anything"
     one = {name: rows[:1, :1] for name, rows in padded().items() if name in names}
-    np.testing.assert_allclose(session.run(["logits"], one)[0], torch_logits(sources[kind], one), atol=2e-5)
+    np.testing.assert_allclose(
+        session.run(["logits"], one)[0], torch_logits(sources[kind], one), atol=2e-5
+    )
 
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert"])
-def test_the_graph_is_fused_and_int8_holds_every_large_matrix_as_bytes(exported: dict[str, Path], kind: str) -> None:
+def test_the_graph_is_fused_and_int8_holds_every_large_matrix_as_bytes(
+    exported: dict[str, Path], kind: str
+) -> None:
     from onnx import TensorProto
 
     plain, fused, int8 = (graph(exported[kind] / file).graph for file in FILES.values())
@@ -125,9 +157,14 @@ def test_the_graph_is_fused_and_int8_holds_every_large_matrix_as_bytes(exported:
     assert [node.op_type for node in int8.node].count("QAttention") == 2
     large = [tensor for tensor in int8.initializer if np.prod(tensor.dims) >= 32 * 32]
     assert len(large) >= 8
-    assert {tensor.data_type for tensor in large if tensor.dims[0] != 128} <= {TensorProto.INT8, TensorProto.UINT8}
+    assert {tensor.data_type for tensor in large if tensor.dims[0] != 128} <= {
+        TensorProto.INT8,
+        TensorProto.UINT8,
+    }
     size = {file: (exported[kind] / file).stat().st_size for file in FILES.values()}
-    assert size["model_quantized.onnx"] < 0.6 * size["model_optimized.onnx"]  # tiny matrices, so the graph itself weighs
+    assert (
+        size["model_quantized.onnx"] < 0.6 * size["model_optimized.onnx"]
+    )  # tiny matrices, so the graph itself weighs
 
 
 def test_two_exports_from_different_folders_are_the_same_bytes(
@@ -144,18 +181,31 @@ def test_two_exports_from_different_folders_are_the_same_bytes(
         assert b"site-packages" not in data and str(tmp_path).encode() not in data, name
 
 
-def test_forms_are_compared_with_pytorch_sentence_by_sentence(sources: dict[str, Path], exported: dict[str, Path]) -> None:
+def test_forms_are_compared_with_pytorch_sentence_by_sentence(
+    sources: dict[str, Path], exported: dict[str, Path]
+) -> None:
     labels = [0.0, 1.0, 0.0, 1.0, 1.0]
     found = compare(sources["bert"], exported["bert"], IDS, None, labels, ["accuracy", "f1"])
     assert list(found) == ["pytorch", *FILES]
     expected = [torch_logits(sources["bert"], {"input_ids": np.array([ids])})[0] for ids in IDS]
-    right = sum(int(np.argmax(logits) == label) for logits, label in zip(expected, labels, strict=True))
+    right = sum(
+        int(np.argmax(logits) == label) for logits, label in zip(expected, labels, strict=True)
+    )
     for form in ("pytorch", "onnx", "optimized"):
-        assert found[form]["correct"] == right and found[form]["accuracy"] == found[form]["score"] == right / 5
+        assert (
+            found[form]["correct"] == right
+            and found[form]["accuracy"] == found[form]["score"] == right / 5
+        )
     for form, file in FILES.items():
         assert found[form]["bytes"] == (exported["bert"] / file).stat().st_size
     assert found["onnx"]["other_labels"] == found["optimized"]["other_labels"] == 0
-    assert 0 < found["onnx"]["largest_logit_difference"] < 2e-5 < found["int8"]["largest_logit_difference"] < 1
+    assert (
+        0
+        < found["onnx"]["largest_logit_difference"]
+        < 2e-5
+        < found["int8"]["largest_logit_difference"]
+        < 1
+    )
 
 
 def test_pairs_and_numbers(tiny_model: Path, tmp_path: Path) -> None:
@@ -181,9 +231,15 @@ def test_fp32_that_gives_another_label_is_refused(
 
     wrong = shutil.copytree(sources["bert"], tmp_path / "wrong-1")
     weights = load_file(wrong / "model.safetensors")
-    weights["classifier.weight"], weights["classifier.bias"] = -weights["classifier.weight"], -weights["classifier.bias"]
+    weights["classifier.weight"], weights["classifier.bias"] = (
+        -weights["classifier.weight"],
+        -weights["classifier.bias"],
+    )
     save_file(weights, wrong / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match=r"model.onnx gives another label than PyTorch on 5 of 5 sentences.*fp32 must agree"):
+    with pytest.raises(
+        UserError,
+        match=r"model.onnx gives another label than PyTorch on 5 of 5 sentences.*fp32 must agree",
+    ):
         compare(wrong, exported["bert"], IDS, None, [0.0] * 5, ["accuracy"])
 
 
@@ -195,8 +251,14 @@ def test_a_source_that_lacks_something_is_refused(sources: dict[str, Path], tmp_
     for name, message in (
         ("model.safetensors", f"has no model.safetensors. {remedy}"),
         ("config.json", f"has no config.json. {remedy}"),
-        ("tokenizer.json", "has no tokenizer.json: an exported model without its tokenizer cannot read a sentence."),
-        ("tokenizer_config.json", "has no tokenizer_config.json: an exported model without its tokenizer"),
+        (
+            "tokenizer.json",
+            "has no tokenizer.json: an exported model without its tokenizer cannot read a sentence.",
+        ),
+        (
+            "tokenizer_config.json",
+            "has no tokenizer_config.json: an exported model without its tokenizer",
+        ),
     ):
         source = shutil.copytree(sources["bert"], tmp_path / name / "bert-1")
         (source / name).unlink()
@@ -214,29 +276,45 @@ def test_a_source_that_lacks_something_is_refused(sources: dict[str, Path], tmp_
         ([], "one output, a number"),
     ],
 )
-def test_a_model_with_other_labels_is_refused(sources: dict[str, Path], labels: list[str], wanted: str) -> None:
+def test_a_model_with_other_labels_is_refused(
+    sources: dict[str, Path], labels: list[str], wanted: str
+) -> None:
     check_source(sources["bert"], ["NEGATIVE", "POSITIVE"], "sst2")
     with pytest.raises(UserError) as error:
         check_source(sources["bert"], labels, "rte")
-    assert f"has the labels NEGATIVE, POSITIVE, but dataset rte has {wanted}: the model was fine-tuned" in str(error.value)
+    assert (
+        f"has the labels NEGATIVE, POSITIVE, but dataset rte has {wanted}: the model was fine-tuned"
+        in str(error.value)
+    )
 
 
 def test_an_opset_that_onnx_runtime_does_not_know_is_refused(tmp_path: Path) -> None:
     check_runtime(PARAMS, tmp_path)
     with pytest.raises(
-        UserError, match=r"params.yaml: export.opset 99: ONNX Runtime [\d.]+ knows 18 to \d\d\. Choose one of these"
+        UserError,
+        match=r"params.yaml: export.opset 99: ONNX Runtime [\d.]+ knows 18 to \d\d\. Choose one of these",
     ):
         check_runtime(PARAMS.model_copy(update={"opset": 99}), tmp_path)
-    with pytest.raises(UserError, match=r"params.yaml: export.opset: input should be greater than or equal to 18 \(found 17\)"):
-        validate(Export, {"opset": 17, "per_channel": True, "reduce_range": False}, "params.yaml: export")
+    with pytest.raises(
+        UserError,
+        match=r"params.yaml: export.opset: input should be greater than or equal to 18 \(found 17\)",
+    ):
+        validate(
+            Export, {"opset": 17, "per_channel": True, "reduce_range": False}, "params.yaml: export"
+        )
 
 
-def test_an_opset_that_the_exporter_does_not_reach_is_refused(sources: dict[str, Path], tmp_path: Path) -> None:
+def test_an_opset_that_the_exporter_does_not_reach_is_refused(
+    sources: dict[str, Path], tmp_path: Path
+) -> None:
     """The exporter itself leaves such a graph at an older opset and only logs a warning."""
     from onnx.defs import onnx_opset_version
 
     newest = PARAMS.model_copy(update={"opset": onnx_opset_version()})
-    with pytest.raises(UserError, match=rf"export.opset {newest.opset}: PyTorch's exporter .* left the graph at \d\d\. Choose a"):
+    with pytest.raises(
+        UserError,
+        match=rf"export.opset {newest.opset}: PyTorch's exporter .* left the graph at \d\d\. Choose a",
+    ):
         export(sources["distilbert"], tmp_path, newest)
 
 
@@ -250,7 +328,9 @@ def test_a_processor_that_cannot_multiply_bytes_is_refused_or_named(
     monkeypatch.setattr(stage, "processor_flags", lambda: frozenset({"avx2"}))
     check_runtime(PARAMS, tmp_path)
     assert "no VNNI" in capsys.readouterr().out
-    check_runtime(PARAMS.model_copy(update={"reduce_range": True}), tmp_path)  # seven bits: no sum can saturate
+    check_runtime(
+        PARAMS.model_copy(update={"reduce_range": True}), tmp_path
+    )  # seven bits: no sum can saturate
     assert capsys.readouterr().out == ""
     monkeypatch.setattr(stage, "processor_flags", lambda: frozenset({"avx2", "avx512_vnni"}))
     check_runtime(PARAMS, tmp_path)
@@ -262,37 +342,62 @@ def test_a_processor_that_cannot_multiply_bytes_is_refused_or_named(
 
 def test_what_the_pipeline_leaves(finished: Repository) -> None:
     folder = finished.path / "models/exported/tiny-1"
-    assert sorted(path.name for path in folder.iterdir()) == sorted([*FILES.values(), *CARRIED, "ort_config.json", "README.md"])
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [*FILES.values(), *CARRIED, "ort_config.json", "README.md"]
+    )
     found = finished.json("metrics/export/tiny-1.json")
     run = finished.json("metrics/runs/tiny-1.json")
     assert {key: found[key] for key in ("dataset", "model", "seed", "n", "metric", "opset", "inputs")} == {
         "dataset": "toy", "model": "tiny", "seed": 1, "n": 24, "metric": "accuracy", "opset": 20, "inputs": TYPES,
     }  # fmt: skip
     for form in ("pytorch", "onnx", "optimized"):
-        assert (found["forms"][form]["correct"], found["forms"][form]["f1"]) == (run["correct"], run["f1"])
+        assert (found["forms"][form]["correct"], found["forms"][form]["f1"]) == (
+            run["correct"],
+            run["f1"],
+        )
     assert abs(found["forms"]["int8"]["correct"] - run["correct"]) <= 24
     text = (folder / "README.md").read_text(encoding="utf-8")
-    assert text.startswith("---\nlicense: apache-2.0\n") and "NEGATIVE, POSITIVE" in text and ", ".join(TYPES) in text
-    assert f"| model.onnx | {found['forms']['onnx']['bytes'] / 1e6:.1f} | {run['accuracy']:.4f} | 0 |" in text
+    assert (
+        text.startswith("---\nlicense: apache-2.0\n")
+        and "NEGATIVE, POSITIVE" in text
+        and ", ".join(TYPES) in text
+    )
+    assert (
+        f"| model.onnx | {found['forms']['onnx']['bytes'] / 1e6:.1f} | {run['accuracy']:.4f} | 0 |"
+        in text
+    )
 
 
 @pytest.mark.usefixtures("warm")  # what DVC runs; the second run is a process of its own
-def test_a_setting_of_the_export_re_runs_it_and_a_second_run_writes_the_same_bytes(copy: Repository) -> None:
-    files = {path.name: path.read_bytes() for path in (copy.path / "models/exported/tiny-1").iterdir()}
+def test_a_setting_of_the_export_re_runs_it_and_a_second_run_writes_the_same_bytes(
+    copy: Repository,
+) -> None:
+    files = {
+        path.name: path.read_bytes() for path in (copy.path / "models/exported/tiny-1").iterdir()
+    }
     copy.edit("params.yaml", lambda p: p["export"].update(per_channel=False))
     assert copy.repro() == ["export@tiny", "report"]
-    changed = {path.name for path in (copy.path / "models/exported/tiny-1").iterdir() if path.read_bytes() != files[path.name]}
+    changed = {
+        path.name
+        for path in (copy.path / "models/exported/tiny-1").iterdir()
+        if path.read_bytes() != files[path.name]
+    }
     assert changed == {"model_quantized.onnx", "ort_config.json", "README.md"}
     copy.run("git", "checkout", "--", "params.yaml")
     shutil.rmtree(copy.path / "models/exported")
     copy.stage("export", "--model", "tiny", "--seed", "1")
-    assert {path.name: path.read_bytes() for path in (copy.path / "models/exported/tiny-1").iterdir()} == files
+    assert {
+        path.name: path.read_bytes() for path in (copy.path / "models/exported/tiny-1").iterdir()
+    } == files
     assert copy.run("git", "status", "--porcelain", "metrics").stdout == ""
 
 
 def test_the_stage_refuses_before_any_work(here: Here) -> None:
     """One message each; neither the exported model nor its metrics are touched."""
-    exported, metrics = here.path / "models/exported/tiny-1/model.onnx", here.path / "metrics/export/tiny-1.json"
+    exported, metrics = (
+        here.path / "models/exported/tiny-1/model.onnx",
+        here.path / "metrics/export/tiny-1.json",
+    )
     before = exported.read_bytes(), metrics.read_bytes()
     run = ("export", "--model", "tiny", "--seed", "1")
     here.edit("params.yaml", lambda p: p["export"].update(opset=99))
@@ -300,7 +405,10 @@ def test_the_stage_refuses_before_any_work(here: Here) -> None:
     here.edit("params.yaml", lambda p: p["export"].update(opset="20"))
     assert "params.yaml: export.opset: input should be a valid integer" in here.refused(*run)
     here.edit("params.yaml", lambda p: p["export"].update(opset=20))
-    assert "models/finetuned/tiny-7 has no model.safetensors. Run `dvc repro finetune@tiny-7`" in here.refused(*run[:-1], "7")
+    assert (
+        "models/finetuned/tiny-7 has no model.safetensors. Run `dvc repro finetune@tiny-7`"
+        in here.refused(*run[:-1], "7")
+    )
     tokenized = here.path / "data/tokenized/tiny/validation.parquet"
     tokenized.rename(tokenized.with_suffix(".away"))
     assert "validation.parquet is missing. Run `dvc repro tokenize@tiny`" in here.refused(*run)
@@ -308,7 +416,9 @@ def test_the_stage_refuses_before_any_work(here: Here) -> None:
     text = config.read_text().replace("POSITIVE", "GOOD")
     config.unlink()  # a link into the cache
     config.write_text(text)
-    assert "has the labels NEGATIVE, GOOD, but dataset toy has NEGATIVE, POSITIVE" in here.refused(*run)
+    assert "has the labels NEGATIVE, GOOD, but dataset toy has NEGATIVE, POSITIVE" in here.refused(
+        *run
+    )
     (here.path / "models/finetuned/tiny-1/tokenizer.json").unlink()
     assert "has no tokenizer.json" in here.refused(*run)
     assert (exported.read_bytes(), metrics.read_bytes()) == before

@@ -12,8 +12,8 @@ import torch
 
 from conftest import Here, Repository
 from reproduce import checkpoints, devices
-from reproduce.batches import Batches, collate, length_grouped_order, padding_share
-from reproduce.stage import UserError
+from reproduce.files import UserError
+from reproduce.training.batches import Batches, collate, length_grouped_order, padding_share
 from stages import finetune
 
 MODEL, CURVE = Path("models/finetuned/tiny-1"), Path("plots/curves/tiny-1")
@@ -47,10 +47,16 @@ def digest(folder: Path) -> dict[str, str]:
 
 def test_every_epoch_is_a_new_permutation_with_an_incomplete_batch_last() -> None:
     lengths = torch.randint(3, 60, (1001,), generator=torch.Generator().manual_seed(0))
-    first, again = length_grouped_order(lengths, 8, seed=1, epoch=0), length_grouped_order(lengths, 8, seed=1, epoch=0)
+    first, again = (
+        length_grouped_order(lengths, 8, seed=1, epoch=0),
+        length_grouped_order(lengths, 8, seed=1, epoch=0),
+    )
     assert sorted(first) == list(range(1001))
     assert first == again
-    for other in (length_grouped_order(lengths, 8, seed=1, epoch=1), length_grouped_order(lengths, 8, seed=2, epoch=0)):
+    for other in (
+        length_grouped_order(lengths, 8, seed=1, epoch=1),
+        length_grouped_order(lengths, 8, seed=2, epoch=0),
+    ):
         assert sorted(other) == list(range(1001)) and other != first
     # 1001 = 125 batches of 8 and one sentence: within each full batch lengths are near, and the single one is at the end.
     spread = [int(b.max() - b.min()) for b in lengths[torch.tensor(first)].split(8)]
@@ -59,21 +65,34 @@ def test_every_epoch_is_a_new_permutation_with_an_incomplete_batch_last() -> Non
 
 def test_batches_come_in_no_order_of_length() -> None:
     lengths = torch.randint(3, 60, (4000,), generator=torch.Generator().manual_seed(0))
-    means = torch.stack([b.float().mean() for b in lengths[torch.tensor(length_grouped_order(lengths, 8, 1, 0))].split(8)])
+    means = torch.stack(
+        [
+            b.float().mean()
+            for b in lengths[torch.tensor(length_grouped_order(lengths, 8, 1, 0))].split(8)
+        ]
+    )
     position = torch.arange(len(means)).float()
     assert abs(torch.corrcoef(torch.stack([means, position]))[0, 1]) < 0.1
-    assert abs(torch.corrcoef(torch.stack([means[1:], means[:-1]]))[0, 1]) < 0.1  # nor do neighbours look alike
+    assert (
+        abs(torch.corrcoef(torch.stack([means[1:], means[:-1]]))[0, 1]) < 0.1
+    )  # nor do neighbours look alike
 
 
 def test_padding_share_counts_computed_tokens() -> None:
     lengths = torch.tensor([2, 4, 3, 3])
-    assert padding_share(lengths, [0, 1, 2, 3], 2) == pytest.approx(1 - 12 / 14)  # 2 x 4 + 2 x 3 computed, 12 real
+    assert padding_share(lengths, [0, 1, 2, 3], 2) == pytest.approx(
+        1 - 12 / 14
+    )  # 2 x 4 + 2 x 3 computed, 12 real
     assert padding_share(lengths, [0, 1, 2, 3], 1) == 0
 
 
 def test_collate_pads_to_the_longest_of_the_batch() -> None:
     batch = collate(
-        [{"input_ids": torch.tensor([5, 6, 7]), "labels": 1}, {"input_ids": torch.tensor([8]), "labels": 0}], pad_id=9
+        [
+            {"input_ids": torch.tensor([5, 6, 7]), "labels": 1},
+            {"input_ids": torch.tensor([8]), "labels": 0},
+        ],
+        pad_id=9,
     )
     assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 9]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
@@ -87,7 +106,10 @@ def test_collate_pads_to_the_longest_of_the_batch() -> None:
      (None, {"avx512_bf16": True}, "bf16"), (None, {"amx_bf16": True}, "bf16"), (None, {"avx512_f": True}, "fp32")],
 )  # fmt: skip
 def test_auto_precision_follows_the_hardware(
-    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] | None, features: dict[str, bool], expected: str
+    monkeypatch: pytest.MonkeyPatch,
+    capability: tuple[int, int] | None,
+    features: dict[str, bool],
+    expected: str,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
@@ -111,10 +133,14 @@ def test_golden_losses_of_a_tiny_run(finished: Repository) -> None:
     assert losses == pytest.approx(GOLDEN, abs=2e-3)
     rates = [
         float(row.split("\t")[1])
-        for row in (finished.path / CURVE / "plots/metrics/learning_rate.tsv").read_text().splitlines()[1:]
+        for row in (finished.path / CURVE / "plots/metrics/learning_rate.tsv")
+        .read_text()
+        .splitlines()[1:]
     ]
     # The rate of step s (from 1): warm-up over 2 steps to 1e-2, then linear to 0 at step 24.
-    assert rates == pytest.approx([1e-2 * (s - 1) / 2 if s <= 3 else 1e-2 * (25 - s) / 22 for s in range(2, 25, 2)])
+    assert rates == pytest.approx(
+        [1e-2 * (s - 1) / 2 if s <= 3 else 1e-2 * (25 - s) / 22 for s in range(2, 25, 2)]
+    )
 
 
 def test_the_model_directory_loads_as_a_pipeline(finished: Repository) -> None:
@@ -136,7 +162,9 @@ def test_what_it_ran_on_is_recorded(finished: Repository) -> None:
     assert str(Path.home()) not in json.dumps(facts)
 
 
-def test_a_cut_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cut_checkpoint_is_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for step in (4, 8, 12):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "model.safetensors").write_bytes(b"x" * 100)
@@ -179,8 +207,12 @@ def test_a_loss_that_becomes_nan_stops_with_the_step(here: Here) -> None:
     assert digest(here.path / MODEL) == before
 
 
-def test_not_enough_disk_is_found_before_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    model = torch.nn.Linear(1000, 1000)  # 1,001,000 parameters: 12.0 MB a checkpoint, 36.0 MB for three
+def test_not_enough_disk_is_found_before_training(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = torch.nn.Linear(
+        1000, 1000
+    )  # 1,001,000 parameters: 12.0 MB a checkpoint, 36.0 MB for three
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=30_000_000))
     with pytest.raises(UserError, match=r"not enough disk: .* needs 0\.0 GB"):
         checkpoints.check_disk(model, tmp_path, tmp_path)  # type: ignore[arg-type]
@@ -197,7 +229,9 @@ def test_a_pretrained_directory_without_weights(here: Here) -> None:
 
 def test_warmup_longer_than_training(here: Here) -> None:
     here.edit("params.yaml", lambda p: p["finetune"].update(warmup_steps=24))
-    assert "finetune.warmup_steps 24 is not less than the 24 steps" in here.refused("finetune", "--model", "tiny", "--seed", "1")
+    assert "finetune.warmup_steps 24 is not less than the 24 steps" in here.refused(
+        "finetune", "--model", "tiny", "--seed", "1"
+    )
 
 
 def curve(repository: Repository) -> list[float]:
@@ -212,7 +246,9 @@ def without_dropout(repository: Repository) -> None:
     text = json.loads(config.read_text())
     config.chmod(0o644)
     config.unlink()  # DVC links it to its cache
-    config.write_text(json.dumps({**text, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}))
+    config.write_text(
+        json.dumps({**text, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
+    )
 
 
 def bare_loop(repository: Repository) -> list[float]:
@@ -226,7 +262,9 @@ def bare_loop(repository: Repository) -> list[float]:
     lengths = torch.tensor([len(example["input_ids"]) for example in examples])
     set_seed(1)
     folder = repository.path / "models"
-    model = finetune.load_pretrained(folder / "weights/tiny", folder / "tokenizers/tiny", ["NEGATIVE", "POSITIVE"]).train()
+    model = finetune.load_pretrained(
+        folder / "weights/tiny", folder / "tokenizers/tiny", ["NEGATIVE", "POSITIVE"]
+    ).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
     losses: list[float] = []
     for epoch in range(2):
@@ -244,7 +282,9 @@ def bare_loop(repository: Repository) -> list[float]:
 
 
 @pytest.mark.parametrize(("processes", "accumulation"), [(1, 1), (1, 3), (2, 1), (2, 2)])
-def test_who_computes_a_batch_does_not_change_it(copy: Repository, processes: int, accumulation: int) -> None:
+def test_who_computes_a_batch_does_not_change_it(
+    copy: Repository, processes: int, accumulation: int
+) -> None:
     """1 or 2 processes (gloo), whole or in pieces, a last batch of 5 sentences: the losses of a bare PyTorch loop."""
     import pyarrow.parquet
 
@@ -253,7 +293,10 @@ def test_who_computes_a_batch_does_not_change_it(copy: Repository, processes: in
     table = pyarrow.parquet.read_table(data)
     data.unlink()
     pyarrow.parquet.write_table(table.slice(0, 93), data)  # 11 batches of 8 and one of 5
-    copy.edit("params.yaml", lambda p: p["finetune"].update(processes=processes, accumulation=accumulation))
+    copy.edit(
+        "params.yaml",
+        lambda p: p["finetune"].update(processes=processes, accumulation=accumulation),
+    )
     runner = Here(copy.path, copy.env) if processes == 1 else copy
     runner.stage("finetune", "--model", "tiny", "--seed", "1", ALLOW_LOOPBACK="1")
     facts = copy.json("environment/tiny-1.json")
@@ -263,21 +306,29 @@ def test_who_computes_a_batch_does_not_change_it(copy: Repository, processes: in
 
 def test_a_batch_smaller_than_its_parts_is_refused(here: Here) -> None:
     here.edit("params.yaml", lambda p: p["finetune"].update(processes=3, accumulation=3))
-    message = here.refused("finetune", "--model", "tiny", "--seed", "1", LOCAL_RANK="0", RANK="0", WORLD_SIZE="3")
-    assert message.startswith("params.yaml: finetune: 8 sentence(s) of a batch cannot be cut into 3 x 3")
+    message = here.refused(
+        "finetune", "--model", "tiny", "--seed", "1", LOCAL_RANK="0", RANK="0", WORLD_SIZE="3"
+    )
+    assert message.startswith(
+        "params.yaml: finetune: 8 sentence(s) of a batch cannot be cut into 3 x 3"
+    )
 
 
 def test_the_parts_of_all_processes_are_the_batches_of_one() -> None:
     lengths = torch.randint(3, 60, (93,), generator=torch.Generator().manual_seed(0))
     whole = Batches(lengths, 8, seed=1)
     whole.set_epoch(3)
-    parts = [Batches(lengths, 8, 1, accumulation=2, process=process, processes=2) for process in range(2)]
+    parts = [
+        Batches(lengths, 8, 1, accumulation=2, process=process, processes=2) for process in range(2)
+    ]
     for part in parts:
         part.set_epoch(3)
         assert len(part) == len(list(part)) == 24
     first, second = list(parts[0]), list(parts[1])
     for k, batch in enumerate(whole):
-        assert sorted(first[2 * k] + second[2 * k] + first[2 * k + 1] + second[2 * k + 1]) == sorted(batch)
+        assert sorted(
+            first[2 * k] + second[2 * k] + first[2 * k + 1] + second[2 * k + 1]
+        ) == sorted(batch)
 
 
 def test_memory_that_runs_out_names_what_to_change_and_keeps_the_batch() -> None:
@@ -285,6 +336,9 @@ def test_memory_that_runs_out_names_what_to_change_and_keeps_the_batch() -> None
                                precision="auto", log_every=1, processes=1, accumulation=2)  # fmt: skip
     message = str(finetune.out_of_memory(params, sentences=67_349))
     assert (
-        "out of memory with 16 sentences at a time. Set finetune.accumulation to 4: 8 at a time, and still 32 a step" in message
+        "out of memory with 16 sentences at a time. Set finetune.accumulation to 4: 8 at a time, and still 32 a step"
+        in message
     )
-    assert "cannot be cut into more parts" in str(finetune.out_of_memory(params, sentences=67_331))  # the last batch: 3 sentences
+    assert "cannot be cut into more parts" in str(
+        finetune.out_of_memory(params, sentences=67_331)
+    )  # the last batch: 3 sentences

@@ -20,12 +20,20 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score
 from transformers import AutoTokenizer
 
-from conftest import ROOT, Repository, in_place_of_venv, load_yaml, make_repository, pin, pocket_lines
+from conftest import (
+    ROOT,
+    Repository,
+    in_place_of_venv,
+    load_yaml,
+    make_repository,
+    pin,
+    pocket_lines,
+)
 from hub import ONLY_LOOPBACK, Changed, Hub, contents, forever, serving
 from reproduce import pin as pinning
+from reproduce.files import UserError
 from reproduce.params import read_yaml, validate
-from reproduce.published import Published
-from reproduce.stage import UserError
+from reproduce.verdict.published import Published
 from stages import download_dataset, finetune, tokenize
 
 pytestmark = pytest.mark.usefixtures("warm")
@@ -58,12 +66,19 @@ def stand_in(task: str, split: str) -> dict[str, list[Any]]:
     """The columns of a small split: sentences of the pocket corpus, labels in turn."""
     columns, classes = SCHEMAS[task]
     n = SIZES[split.removesuffix("_mismatched")]
-    lines = [line.split("\t")[0] for line in pocket_lines("validation" if "mismatched" in split else "train", 2 * n)]
+    lines = [
+        line.split("\t")[0]
+        for line in pocket_lines("validation" if "mismatched" in split else "train", 2 * n)
+    ]
     data: dict[str, list[Any]] = {name: lines[i::2] for i, name in enumerate(columns)}
-    if split.startswith("test") and task != "mrpc":  # MRPC's labels are there; the others' are hidden
+    if (
+        split.startswith("test") and task != "mrpc"
+    ):  # MRPC's labels are there; the others' are hidden
         data["label"] = [-1 if classes else -1.0] * n
     else:
-        data["label"] = [i % len(classes) if classes else [0.0, 2.923, 3.8, 5.0][i % 4] for i in range(n)]
+        data["label"] = [
+            i % len(classes) if classes else [0.0, 2.923, 3.8, 5.0][i % 4] for i in range(n)
+        ]
     if task == "qqp" and split == "train":  # as in the real one
         data["question1"][0], data["question2"][1] = "a tab\there, a line\nbreak there\r", ""
     return {**data, "idx": list(range(n))}
@@ -76,15 +91,24 @@ def as_raw(task: str, split: str) -> bytes:
     hidden = split.startswith("test")
     lines = ["\t".join(["index", *columns] if hidden else [*columns, "label"])]
     for i, label in enumerate(data["label"]):
-        texts = [data[name][i].replace("\t", " ").replace("\n", " ").replace("\r", " ") for name in columns]
-        lines.append("\t".join([str(i), *texts] if hidden else [*texts, str(label) if classes else f"{label:.3f}"]))
+        texts = [
+            data[name][i].replace("\t", " ").replace("\n", " ").replace("\r", " ")
+            for name in columns
+        ]
+        lines.append(
+            "\t".join(
+                [str(i), *texts] if hidden else [*texts, str(label) if classes else f"{label:.3f}"]
+            )
+        )
     return ("\n".join(lines) + "\n").encode()
 
 
 def write_stand_ins(folder: Path) -> None:
     for task, (columns, classes) in SCHEMAS.items():
         label = ClassLabel(names=classes) if classes else Value("float32")
-        features = Features({**{name: Value("string") for name in columns}, "label": label, "idx": Value("int32")})
+        features = Features(
+            {**{name: Value("string") for name in columns}, "label": label, "idx": Value("int32")}
+        )
         for split, file in splits_of(task).items():
             path = folder / task / f"{file}-00000-of-00001.parquet"
             path.parent.mkdir(exist_ok=True)
@@ -99,7 +123,13 @@ def inside(repository: Repository, hub: Hub) -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(repository.path)
         patch.setattr(
-            os, "environ", {k: v for k, v in os.environ.items() if k != "HUB_MIRROR" and not k.lower().endswith("_proxy")}
+            os,
+            "environ",
+            {
+                k: v
+                for k, v in os.environ.items()
+                if k != "HUB_MIRROR" and not k.lower().endswith("_proxy")
+            },
         )
         for name, value in {
             "ENDPOINT": hub.url, "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
@@ -141,7 +171,9 @@ def unpinned(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, hub: Hu
 
     made.edit("catalog.yaml", catalog)
     made.edit("params.yaml", lambda data: data.update(models=["distilbert"]))
-    made.edit("params.yaml", lambda data: data["compare"].update(teacher="bert", student="distilbert"))
+    made.edit(
+        "params.yaml", lambda data: data["compare"].update(teacher="bert", student="distilbert")
+    )
     (path.parent / "site").mkdir()
     (path.parent / "site/sitecustomize.py").write_text(ONLY_LOOPBACK)
     env = {key: value for key, value in made.env.items() if not key.lower().endswith("_proxy")}
@@ -171,7 +203,9 @@ def pinned(unpinned: Repository, hub: Hub) -> tuple[Repository, dict[str, Pinnin
             before = Path("catalog.yaml").read_text(encoding="utf-8")
             run(patch, pinning, "--dataset", task)
             done[task] = Pinning(
-                str(error.value), before.split("\n"), Path("catalog.yaml").read_text(encoding="utf-8").split("\n")
+                str(error.value),
+                before.split("\n"),
+                Path("catalog.yaml").read_text(encoding="utf-8").split("\n"),
             )
     unpinned.run("git", "add", "-A")
     unpinned.run("git", "commit", "-qm", "pins")
@@ -187,14 +221,21 @@ def test_the_catalog_has_the_cards_columns_classes_and_files() -> None:
         entry = catalog[task]
         assert entry["columns"] == columns
         assert [name.lower() for name in entry["labels"]] == classes
-        assert entry["sources"][0] == catalog["sst2"]["sources"][0]  # one revision of one repository
+        assert (
+            entry["sources"][0] == catalog["sst2"]["sources"][0]
+        )  # one revision of one repository
         files = {split: entry[split]["file"] for split in entry if isinstance(entry[split], dict)}
-        assert files == {split: f"{task}/{file}-00000-of-00001.parquet" for split, file in splits_of(task).items()}
+        assert files == {
+            split: f"{task}/{file}-00000-of-00001.parquet"
+            for split, file in splits_of(task).items()
+        }
 
 
 def test_the_entry_in_the_readme_is_that_of_the_catalog() -> None:
     (shown,) = re.findall(
-        r"^```yaml\n(  rte:\n.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+        r"^```yaml\n(  rte:\n.*?)^```$",
+        (ROOT / "README.md").read_text(encoding="utf-8"),
+        re.DOTALL | re.MULTILINE,
     )
     assert f"\n{shown}\n" in (ROOT / "catalog.yaml").read_text(encoding="utf-8")
 
@@ -202,7 +243,13 @@ def test_the_entry_in_the_readme_is_that_of_the_catalog() -> None:
 def test_every_dataset_has_a_recipe_and_every_published_row_a_dataset_with_its_metric() -> None:
     catalog = read_yaml(ROOT / "catalog.yaml")["datasets"]
     assert set(read_yaml(ROOT / "params.yaml")["tasks"]) == set(catalog)
-    rows = [row for row in validate(Published, read_yaml(ROOT / "published.yaml"), "published.yaml:").results if row.model]
+    rows = [
+        row
+        for row in validate(
+            Published, read_yaml(ROOT / "published.yaml"), "published.yaml:"
+        ).results
+        if row.model
+    ]
     assert {row.dataset for row in rows} == set(SCHEMAS)
     for row in rows:
         assert row.metric in (catalog[row.dataset]["metrics"][0], "not named"), row
@@ -241,13 +288,19 @@ def validate_places(lines: list[str], task: str) -> None:
     """Each split's pins stand right below its file."""
     for i, line in enumerate(lines):
         if line.startswith(f"      file: {task}/"):
-            assert [below.split(":")[0].strip() for below in lines[i + 1 : i + 4]] == ["bytes", "sha256", "rows"]
+            assert [below.split(":")[0].strip() for below in lines[i + 1 : i + 4]] == [
+                "bytes",
+                "sha256",
+                "rows",
+            ]
 
 
 def test_the_real_catalog_keeps_every_line_and_comment() -> None:
     text = (ROOT / "catalog.yaml").read_text(encoding="utf-8")
     rows = read_yaml(ROOT / "catalog.yaml")["datasets"]["mnli"]
-    found: dict[str, Any] = {split: {"bytes": 7, "sha256": "b" * 64, "rows": rows[split]["rows"]} for split in MNLI_FILES}
+    found: dict[str, Any] = {
+        split: {"bytes": 7, "sha256": "b" * 64, "rows": rows[split]["rows"]} for split in MNLI_FILES
+    }
     after = pinning.insert(text, "dataset", "mnli", found)
     added = ["      bytes: 7", f"      sha256: {'b' * 64}"]
     assert [line for line in after.split("\n") if line not in added] == text.split("\n")
@@ -255,7 +308,9 @@ def test_the_real_catalog_keeps_every_line_and_comment() -> None:
     assert pinning.insert(after, "dataset", "mnli", found) == after
 
 
-def test_make_pin_again_agrees_and_writes_nothing(pinned: tuple[Repository, dict[str, Pinning]], tmp_path: Path) -> None:
+def test_make_pin_again_agrees_and_writes_nothing(
+    pinned: tuple[Repository, dict[str, Pinning]], tmp_path: Path
+) -> None:
     repository, _ = pinned
     done = repository.run("make", "pin", "DATASET=rte", ok=True, **in_place_of_venv(tmp_path))
     assert done.stdout.splitlines() == [
@@ -324,14 +379,24 @@ def test_what_does_not_fit_is_refused_and_the_catalog_kept(
     assert refused(one).startswith(message)
 
 
-def test_an_unknown_dataset_and_an_entry_in_braces_are_refused(one: tuple[Repository, pytest.MonkeyPatch]) -> None:
-    assert refused(one, "--dataset", "imdb").startswith("unknown dataset 'imdb': catalog.yaml knows cola, mnli, ")
+def test_an_unknown_dataset_and_an_entry_in_braces_are_refused(
+    one: tuple[Repository, pytest.MonkeyPatch],
+) -> None:
+    assert refused(one, "--dataset", "imdb").startswith(
+        "unknown dataset 'imdb': catalog.yaml knows cola, mnli, "
+    )
     one[0].edit("catalog.yaml", lambda data: smaller(data["datasets"]["rte"]))
-    one[0].edit("catalog.yaml", lambda data: data["datasets"]["rte"]["validation"].fa.set_flow_style())
-    assert refused(one) == ("catalog.yaml: write datasets.rte without braces, a line a key, as the other entries are.")
+    one[0].edit(
+        "catalog.yaml", lambda data: data["datasets"]["rte"]["validation"].fa.set_flow_style()
+    )
+    assert refused(one) == (
+        "catalog.yaml: write datasets.rte without braces, a line a key, as the other entries are."
+    )
 
 
-def test_rows_that_are_known_are_kept_in_their_place(one: tuple[Repository, pytest.MonkeyPatch]) -> None:
+def test_rows_that_are_known_are_kept_in_their_place(
+    one: tuple[Repository, pytest.MonkeyPatch],
+) -> None:
     folder, patch = one
     text = (folder.path / "catalog.yaml").read_text(encoding="utf-8")
     for known, small in zip(("2490", "277", "3000"), SIZES.values(), strict=True):
@@ -339,8 +404,17 @@ def test_rows_that_are_known_are_kept_in_their_place(one: tuple[Repository, pyte
     (folder.path / "catalog.yaml").write_text(text, encoding="utf-8")
     run(patch, pinning, "--dataset", "rte")
     after = (folder.path / "catalog.yaml").read_text(encoding="utf-8")
-    assert len(re.findall(r"\n      bytes: \d+\n      sha256: \w{64}\n      rows: \d+  # by the card\n", after)) == 3
-    assert re.sub(r"      (bytes|sha256): \w+\n", "", after) == re.sub(r"      (bytes|sha256): \w+\n", "", text)
+    assert (
+        len(
+            re.findall(
+                r"\n      bytes: \d+\n      sha256: \w{64}\n      rows: \d+  # by the card\n", after
+            )
+        )
+        == 3
+    )
+    assert re.sub(r"      (bytes|sha256): \w+\n", "", after) == re.sub(
+        r"      (bytes|sha256): \w+\n", "", text
+    )
 
 
 def test_bytes_that_are_not_what_the_hub_states_are_not_pinned(
@@ -368,16 +442,25 @@ def test_a_file_outside_git_lfs_must_have_the_blob_id_that_the_hub_states(
             f"Hub nyu-mll/glue@bcdcba79: {TRAIN} is not what the Hub states: expected {'0' * 40}, found "
         )
         # `git hash-object` of the file
-        asked = subprocess.run(["git", "hash-object", "--no-filters", path], capture_output=True, text=True, check=True)
+        asked = subprocess.run(
+            ["git", "hash-object", "--no-filters", path], capture_output=True, text=True, check=True
+        )
         hub.etags[path] = asked.stdout.strip()
         run(patch, pinning, "--dataset", "rte")
     finally:
         hub.etags[path] = right
-    assert load_yaml(folder.path / "catalog.yaml")["datasets"]["rte"]["train"] == {"file": TRAIN, **pin(path), "rows": 40}
+    assert load_yaml(folder.path / "catalog.yaml")["datasets"]["rte"]["train"] == {
+        "file": TRAIN,
+        **pin(path),
+        "rows": 40,
+    }
 
 
 def test_a_hub_that_states_no_checksum_is_not_believed_but_a_mirror_folder_is(
-    one: tuple[Repository, pytest.MonkeyPatch], hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    one: tuple[Repository, pytest.MonkeyPatch],
+    hub: Hub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder, patch = one
     folder.edit("catalog.yaml", lambda data: smaller(data["datasets"]["rte"]))
@@ -386,10 +469,14 @@ def test_a_hub_that_states_no_checksum_is_not_believed_but_a_mirror_folder_is(
     hub.etags[path] = "0" * 20
     try:
         silence = f"it states no checksum of {TRAIN}"
-        assert refused(one).startswith(f"Hub nyu-mll/glue@bcdcba79: {silence}; HUB_MIRROR is not set. Nothing was written. ")
+        assert refused(one).startswith(
+            f"Hub nyu-mll/glue@bcdcba79: {silence}; HUB_MIRROR is not set. Nothing was written. "
+        )
         mirror = tmp_path / "mirror" / HUB
         os.environ["HUB_MIRROR"] = str(tmp_path / "mirror")
-        assert refused(one).startswith(f"Hub nyu-mll/glue@bcdcba79: {silence}; HUB_MIRROR has no {mirror / TRAIN}. ")
+        assert refused(one).startswith(
+            f"Hub nyu-mll/glue@bcdcba79: {silence}; HUB_MIRROR has no {mirror / TRAIN}. "
+        )
         for name in FILES:
             file = f"rte/{name}-00000-of-00001.parquet"
             (mirror / file).parent.mkdir(parents=True, exist_ok=True)
@@ -400,20 +487,33 @@ def test_a_hub_that_states_no_checksum_is_not_believed_but_a_mirror_folder_is(
     assert capsys.readouterr().out.splitlines()[0] == (
         f"pins by what HUB_MIRROR {mirror} holds, since the Hub could not be asked ({silence})"
     )
-    assert load_yaml(folder.path / "catalog.yaml")["datasets"]["rte"]["train"] == {"file": TRAIN, **pin(path), "rows": 40}
+    assert load_yaml(folder.path / "catalog.yaml")["datasets"]["rte"]["train"] == {
+        "file": TRAIN,
+        **pin(path),
+        "rows": 40,
+    }
 
 
 def test_the_module_says_what_it_does_and_ends_with_one_message(unpinned: Repository) -> None:
-    module = (sys.executable, "-m", "reproduce.pin")
+    module = (sys.executable, "-m", "tools.pin")
     for arguments, message in (
         (("--dataset", "imdb"), "error: unknown dataset 'imdb'"),
         (("--model", "imdb"), "error: catalog.yaml: models.imdb has no sources."),
     ):
         done = unpinned.run(*module, *arguments, ok=False)
-        assert done.returncode == 1 and done.stderr.startswith(message) and "Traceback" not in done.stderr
+        assert (
+            done.returncode == 1
+            and done.stderr.startswith(message)
+            and "Traceback" not in done.stderr
+        )
     done = unpinned.run(*module, "--dataset", "pocket")
-    assert "pins by what folder data/pocket holds" in done.stdout and "datasets.pocket was pinned already" in done.stdout
-    assert "make pin DATASET=rte" in unpinned.run(sys.executable, "-m", "reproduce.pin", "--help").stdout
+    assert (
+        "pins by what folder data/pocket holds" in done.stdout
+        and "datasets.pocket was pinned already" in done.stdout
+    )
+    assert (
+        "make pin DATASET=rte" in unpinned.run(sys.executable, "-m", "tools.pin", "--help").stdout
+    )
 
 
 # --- from the Hub to tokens -------------------------------------------------------------------------------------------
@@ -436,14 +536,21 @@ def test_a_pinned_task_is_downloaded_and_tokenised(
     assert contents(repository.path / "data/raw") == expected
     tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_dir))
     for split in splits_of(task):
-        table = pyarrow.parquet.read_table(repository.path / f"data/tokenized/distilbert/{split}.parquet")
+        table = pyarrow.parquet.read_table(
+            repository.path / f"data/tokenized/distilbert/{split}.parquet"
+        )
         texts = [line.split("\t")[-len(columns) :] if split.startswith("test") else line.split("\t")[:-1]
                  for line in expected[f"{split}.tsv"].decode().split("\n")[1:-1]]  # fmt: skip
         # One at a time; in lists, because a bare "" for the second text would count as none.
-        directly = [tokenizer(*([text] for text in example), truncation=True, max_length=128) for example in texts]
+        directly = [
+            tokenizer(*([text] for text in example), truncation=True, max_length=128)
+            for example in texts
+        ]
         assert table["input_ids"].to_pylist() == [one["input_ids"][0] for one in directly]
         if len(columns) == 2:
-            assert table["token_type_ids"].to_pylist() == [one["token_type_ids"][0] for one in directly]
+            assert table["token_type_ids"].to_pylist() == [
+                one["token_type_ids"][0] for one in directly
+            ]
             assert {t for row in table["token_type_ids"].to_pylist() for t in row} == {0, 1}
         else:
             assert "token_type_ids" not in table.column_names
@@ -470,8 +577,16 @@ def test_sentences_held_out_of_train_take_the_place_of_both_validation_sets(
         "data/raw: mnli, train 30, validation 10, test 6, test_mismatched 6 sentences, "
         "validation held out of train (selection.holdout)"
     )
-    assert {path.stem for path in (repository.path / "data/raw").iterdir()} == {"train", "validation", "test", "test_mismatched"}
-    lines = [(repository.path / f"data/raw/{split}.tsv").read_bytes().splitlines()[1:] for split in ("train", "validation")]
+    assert {path.stem for path in (repository.path / "data/raw").iterdir()} == {
+        "train",
+        "validation",
+        "test",
+        "test_mismatched",
+    }
+    lines = [
+        (repository.path / f"data/raw/{split}.tsv").read_bytes().splitlines()[1:]
+        for split in ("train", "validation")
+    ]
     assert sorted([*lines[0], *lines[1]]) == sorted(as_raw("mnli", "train").splitlines()[1:])
 
 
@@ -495,10 +610,15 @@ def test_training_on_numbers_lowers_the_squared_error_and_token_types_reach_the_
     with inside(repository, hub) as patch:
         run(patch, download_dataset)
         run(patch, tokenize, "--model", "distilbert")
-        for table in (pyarrow.parquet.read_table(path), pyarrow.parquet.read_table(path).drop_columns("token_type_ids")):
+        for table in (
+            pyarrow.parquet.read_table(path),
+            pyarrow.parquet.read_table(path).drop_columns("token_type_ids"),
+        ):
             pyarrow.parquet.write_table(table, path)
             run(patch, finetune, "--model", "distilbert", "--seed", "1")
-            losses.append([float(line.split("\t")[1]) for line in curve.read_text().splitlines()[1:]])
+            losses.append(
+                [float(line.split("\t")[1]) for line in curve.read_text().splitlines()[1:]]
+            )
     (repository.path / "params.yaml").write_bytes(start)
     shutil.rmtree(repository.path / "environment")  # the next test wants git to see nothing
     told, untold = losses
@@ -516,7 +636,9 @@ def learning_rates(text: str) -> list[float]:
     return [float(line.split("\t")[1]) for line in text.splitlines()[1:]]
 
 
-def test_an_experiment_on_pairs_goes_from_the_hub_to_its_verdict(pinned: tuple[Repository, dict[str, Pinning]]) -> None:
+def test_an_experiment_on_pairs_goes_from_the_hub_to_its_verdict(
+    pinned: tuple[Repository, dict[str, Pinning]],
+) -> None:
     """As README says it, beside the workspace, which stays as it is."""
     repository, _ = pinned
     repository.run("git", "checkout", "-q", "--", ".")
@@ -524,12 +646,18 @@ def test_an_experiment_on_pairs_goes_from_the_hub_to_its_verdict(pinned: tuple[R
     done = repository.run("dvc", "exp", "run", "--temp", "-S", "dataset=rte", "-n", "rte")
     assert "compare" in re.findall(r"Running stage '([^']+)'", done.stdout)
     assert repository.run("git", "status", "--porcelain").stdout == ""
-    ref = repository.run("git", "for-each-ref", "refs/exps/*/*/rte", "--format=%(refname)").stdout.strip()
+    ref = repository.run(
+        "git", "for-each-ref", "refs/exps/*/*/rte", "--format=%(refname)"
+    ).stdout.strip()
     run_metrics, accuracy, claims = (
         json.loads(repository.run("git", "show", f"{ref}:metrics/{name}.json").stdout)
         for name in ("runs/distilbert-1", "accuracy", "claims")
     )
-    assert (run_metrics["dataset"], run_metrics["metric"], run_metrics["n"]) == ("rte", "accuracy", 20)
+    assert (run_metrics["dataset"], run_metrics["metric"], run_metrics["n"]) == (
+        "rte",
+        "accuracy",
+        20,
+    )
     assert run_metrics["score"] == run_metrics["accuracy"] == run_metrics["correct"] / 20
     assert set(run_metrics["confusion"]) == set(SCHEMAS["rte"][1])
     assert accuracy["models"]["distilbert"]["median"] == round(100 * run_metrics["score"], 2)
@@ -553,12 +681,26 @@ def test_numbers_and_three_classes_go_through_the_whole_pipeline(
     assert frame[columns].to_dict("list") == {name: source[name] for name in columns}
     assert frame["label"].tolist() == source["label"]  # 2.923, not the float32 next to it
     if task == "stsb":
-        assert metrics["pearson"] == metrics["score"] == pytest.approx(pearsonr(frame["label"], frame["predicted"])[0], abs=1e-4)
-        assert metrics["spearman"] == pytest.approx(spearmanr(frame["label"], frame["predicted"])[0], abs=1e-4)
-        assert metrics["loss"] == pytest.approx(((frame["label"] - frame["predicted"]) ** 2).mean(), abs=1e-4)
-        assert "correct" not in metrics and "confusion" not in metrics and "mismatched" not in metrics
+        assert (
+            metrics["pearson"]
+            == metrics["score"]
+            == pytest.approx(pearsonr(frame["label"], frame["predicted"])[0], abs=1e-4)
+        )
+        assert metrics["spearman"] == pytest.approx(
+            spearmanr(frame["label"], frame["predicted"])[0], abs=1e-4
+        )
+        assert metrics["loss"] == pytest.approx(
+            ((frame["label"] - frame["predicted"]) ** 2).mean(), abs=1e-4
+        )
+        assert (
+            "correct" not in metrics and "confusion" not in metrics and "mismatched" not in metrics
+        )
     else:
-        assert metrics["accuracy"] == metrics["score"] == accuracy_score(frame["label"], frame["predicted"])
+        assert (
+            metrics["accuracy"]
+            == metrics["score"]
+            == accuracy_score(frame["label"], frame["predicted"])
+        )
         assert set(metrics["confusion"]) == set(classes)
         assert metrics["mismatched"]["n"] == 20 and metrics["mismatched"]["loss"] != metrics["loss"]
         assert 0 <= metrics["mismatched"]["accuracy"] <= 1
@@ -567,15 +709,21 @@ def test_numbers_and_three_classes_go_through_the_whole_pipeline(
     accuracy = repository.json("metrics/accuracy.json")
     assert (accuracy["dataset"], accuracy["metric"]) == (task, metrics["metric"])
     assert accuracy["models"]["distilbert"]["median"] == round(100 * metrics["score"], 2)
-    assert accuracy["models"]["distilbert"]["published"]["score"] == {"stsb": 86.9, "mnli": 82.2}[task]
+    assert (
+        accuracy["models"]["distilbert"]["published"]["score"] == {"stsb": 86.9, "mnli": 82.2}[task]
+    )
     assert task in (repository.path / "report/comparison.md").read_text(encoding="utf-8")
     # The recipe is that of `tasks`: no warm-up, from 2e-5 down to 0, whatever `finetune` says.
-    curve = (repository.path / "plots/curves/distilbert-1/plots/metrics/learning_rate.tsv").read_text()
+    curve = (
+        repository.path / "plots/curves/distilbert-1/plots/metrics/learning_rate.tsv"
+    ).read_text()
     rates = learning_rates(curve)
     assert rates == sorted(rates, reverse=True) and 1e-5 < rates[0] <= 2e-5
 
 
-def test_nothing_of_another_task_is_left_behind(pinned: tuple[Repository, dict[str, Pinning]]) -> None:
+def test_nothing_of_another_task_is_left_behind(
+    pinned: tuple[Repository, dict[str, Pinning]],
+) -> None:
     """MNLI has files that RTE has not."""
     repository, _ = pinned
     repository.edit("params.yaml", lambda data: data.update(dataset="rte"))

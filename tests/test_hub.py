@@ -19,10 +19,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-
-import reproduce.fetch
-from conftest import MODEL_FILES, Repository, pin
 from faults import record_fault
+
+import reproduce.inputs.fetch
+from conftest import MODEL_FILES, Repository, pin
 from hub import (
     COMMIT,
     ONLY_LOOPBACK,
@@ -41,9 +41,9 @@ from hub import (
     forever,
     serving,
 )
-from reproduce.catalog import Pin, Source
-from reproduce.fetch import fetch
-from reproduce.stage import UserError
+from reproduce.files import UserError
+from reproduce.inputs.catalog import Pin, Source
+from reproduce.inputs.fetch import fetch
 
 WAYS_OUT = "or run `make demo`, which needs no Hub."
 ONE = Source(hub="test-org/one", revision=COMMIT)
@@ -73,7 +73,9 @@ class Client:
     folder: Path
     capsys: pytest.CaptureFixture[str]
     waited: list[float] = field(default_factory=list)  # by us
-    client_waited: list[float] = field(default_factory=list)  # by the Hub's client, on its own account
+    client_waited: list[float] = field(
+        default_factory=list
+    )  # by the Hub's client, on its own account
     files: dict[str, Pin] = field(default_factory=dict)
 
     def fetch(self, *more: Source) -> str:
@@ -95,7 +97,10 @@ class Client:
     @property
     def asked(self) -> list[str]:
         """HEAD, GET or GET RANGE for every request."""
-        return [f"{request.method} {request.headers.get('range', '')}".strip() for request in self.hub.requests]
+        return [
+            f"{request.method} {request.headers.get('range', '')}".strip()
+            for request in self.hub.requests
+        ]
 
     @property
     def cached(self) -> list[bytes]:
@@ -104,7 +109,9 @@ class Client:
 
 
 @pytest.fixture
-def client(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Client]:
+def client(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Client]:
     from huggingface_hub import close_session, constants, file_download
     from huggingface_hub.utils import _http
 
@@ -127,7 +134,7 @@ def client(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     }
     for name, value in settings.items():
         monkeypatch.setattr(constants, name, value)
-    monkeypatch.setattr(reproduce.fetch, "time", SimpleNamespace(sleep=made.waited.append))
+    monkeypatch.setattr(reproduce.inputs.fetch, "time", SimpleNamespace(sleep=made.waited.append))
     for module in (file_download, _http):
         monkeypatch.setattr(module, "time", SimpleNamespace(sleep=made.client_waited.append))
     close_session()
@@ -141,7 +148,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
-    monkeypatch.setattr(reproduce.fetch, "HUB_TIMEOUT", 0.5)
+    monkeypatch.setattr(reproduce.inputs.fetch, "HUB_TIMEOUT", 0.5)
 
 
 def record(hub: Hub, method: str, outcome: str, stage: str = "download") -> None:
@@ -178,15 +185,24 @@ RECOVERS: dict[str, tuple[str, list[Fault], list[float], list[str]]] = {
 
 @pytest.mark.parametrize(("method", "faults", "waits", "asked"), RECOVERS.values(), ids=RECOVERS)
 def test_what_is_worth_another_try_is_tried_again(
-    client: Client, impatient: None, method: str, faults: list[Fault], waits: list[float], asked: list[str]
+    client: Client,
+    impatient: None,
+    method: str,
+    faults: list[Fault],
+    waits: list[float],
+    asked: list[str],
 ) -> None:
     hub = client.hub
     hub.inject(method, "one.bin", faults)
     lines = client.fetch().splitlines()
-    assert [request.fault for request in hub.requests if request.fault] == faults, "a fault was not injected"
+    assert [request.fault for request in hub.requests if request.fault] == faults, (
+        "a fault was not injected"
+    )
     assert client.asked == asked
     assert client.waited == waits
-    assert set(client.client_waited) <= {1}, "the client waited on its own account"  # a second before it resumes
+    assert set(client.client_waited) <= {1}, (
+        "the client waited on its own account"
+    )  # a second before it resumes
     assert contents(client.into) == {"one.bin": DATA}
     assert client.cached == [DATA]
     tries = [line for line in lines if "trying again in" in line or "downloading once more" in line]
@@ -206,7 +222,7 @@ def test_a_time_that_the_server_names_is_in_the_log(client: Client) -> None:
 
 
 def test_a_silent_hub_costs_seconds_and_not_minutes() -> None:
-    waits, timeout = reproduce.fetch.WAITS, reproduce.fetch.HUB_TIMEOUT
+    waits, timeout = reproduce.inputs.fetch.WAITS, reproduce.inputs.fetch.HUB_TIMEOUT
     assert (len(waits) + 1) * timeout + sum(waits) < 20
 
 
@@ -236,23 +252,39 @@ REFUSED: dict[str, tuple[str, Fault, str, list[float], int]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("method", "fault", "reason", "waits", "requests"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(
+    ("method", "fault", "reason", "waits", "requests"), REFUSED.values(), ids=REFUSED
+)
 def test_what_stays_wrong_ends_with_one_reason_and_leaves_nothing(
-    client: Client, impatient: None, method: str, fault: Fault, reason: str, waits: list[float], requests: int
+    client: Client,
+    impatient: None,
+    method: str,
+    fault: Fault,
+    reason: str,
+    waits: list[float],
+    requests: int,
 ) -> None:
     hub = client.hub
     hub.inject(method, "one.bin", forever(fault))
     message = client.refused()
-    start = "no source has the files. Tried:\n  Hub test-org/one@01234567: " + reason.format(url=hub.url)
+    start = "no source has the files. Tried:\n  Hub test-org/one@01234567: " + reason.format(
+        url=hub.url
+    )
     assert message.startswith(start) and message.endswith(WAYS_OUT), message
     assert f" [{hub.url}]\nWays out: " in message and len(message.splitlines()) == 3
     assert hub.struck == sum(request.method == method for request in hub.requests) > 0
     assert len(hub.requests) == requests
     assert client.waited == waits
-    assert contents(client.into) == {} and client.cached == [], "something was left that could be taken for the file"
+    assert contents(client.into) == {} and client.cached == [], (
+        "something was left that could be taken for the file"
+    )
     found = re.split(r": | \[|, asks", message.splitlines()[1].split("@01234567: ")[1])[0]
     asked_for = "the first request" if len(hub.requests) == 1 else f"{len(hub.requests)} requests"
-    record(hub, method, f"refused after {asked_for}: {found}; {len(client.cached) or 'nothing'} left in the cache")
+    record(
+        hub,
+        method,
+        f"refused after {asked_for}: {found}; {len(client.cached) or 'nothing'} left in the cache",
+    )
 
     hub.inject(method, "one.bin", [])  # well again
     client.fetch()
@@ -280,15 +312,24 @@ def test_a_byte_that_stays_changed_is_an_error_and_poisons_nothing(client: Clien
     hub = client.hub
     hub.inject("GET", "one.bin", forever(Changed(at)))
     message = client.refused()
-    expected, found = (pin_of(client.folder / f"{name}.bin", data) for name, data in (("a", DATA), ("b", wrong(DATA, at))))
-    assert message.startswith(f"Hub test-org/one@01234567: one.bin: sha256 expected {expected}, found {found} (in ")
+    expected, found = (
+        pin_of(client.folder / f"{name}.bin", data)
+        for name, data in (("a", DATA), ("b", wrong(DATA, at)))
+    )
+    assert message.startswith(
+        f"Hub test-org/one@01234567: one.bin: sha256 expected {expected}, found {found} (in "
+    )
     assert message.endswith(
         "Downloading it once more did not help; nothing of it is left in the Hub client's cache. If a mirror or a proxy on the way "
         "changes it, try another HF_ENDPOINT or HUB_MIRROR; or correct the pin in catalog.yaml if you meant to change it."
     )
     assert client.asked == AGAIN and hub.struck == 2 and client.waited == []
     assert contents(client.into) == {} and client.cached == []
-    record(hub, "GET", f"refused: wrong {message.split(': ')[2].split()[0]}; {len(client.cached) or 'nothing'} left in the cache")
+    record(
+        hub,
+        "GET",
+        f"refused: wrong {message.split(': ')[2].split()[0]}; {len(client.cached) or 'nothing'} left in the cache",
+    )
     hub.inject("GET", "one.bin", [])
     client.fetch()
     assert contents(client.into) == {"one.bin": DATA}
@@ -308,7 +349,9 @@ def test_wrong_bytes_are_no_reason_to_ask_the_next_source(client: Client) -> Non
 
 def test_another_file_on_the_hub_is_refused_by_its_size(client: Client) -> None:
     (client.folder / "one/one.bin").write_bytes(DATA + b"x")
-    assert client.refused().startswith("Hub test-org/one@01234567: one.bin: bytes expected 5000, found 5001 (in ")
+    assert client.refused().startswith(
+        "Hub test-org/one@01234567: one.bin: bytes expected 5000, found 5001 (in "
+    )
     assert client.asked == AGAIN and contents(client.into) == {} and client.cached == []
 
 
@@ -325,12 +368,26 @@ def test_a_damaged_file_in_the_client_s_cache_is_replaced(client: Client) -> Non
     blob = damage_cache(client)
     lines = client.fetch().splitlines()
     assert lines[0].startswith("source Hub test-org/one@01234567: one.bin: sha256 expected ")
-    assert lines[0].endswith(f"(in {blob}). Deleted from the cache, downloading once more") and len(lines) == 2
-    assert client.asked == ["HEAD", "GET"] and client.cached == [DATA] and contents(client.into) == {"one.bin": DATA}
-    record_fault("download", "byte changed in the Hub client's cache", 1, f"right file after {len(client.asked)} requests")
+    assert (
+        lines[0].endswith(f"(in {blob}). Deleted from the cache, downloading once more")
+        and len(lines) == 2
+    )
+    assert (
+        client.asked == ["HEAD", "GET"]
+        and client.cached == [DATA]
+        and contents(client.into) == {"one.bin": DATA}
+    )
+    record_fault(
+        "download",
+        "byte changed in the Hub client's cache",
+        1,
+        f"right file after {len(client.asked)} requests",
+    )
 
 
-def test_a_damaged_cache_that_may_not_be_changed_is_reported(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_cache_that_may_not_be_changed_is_reported(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     blob = damage_cache(client)
     unlink = Path.unlink
 
@@ -347,16 +404,18 @@ def test_a_damaged_cache_that_may_not_be_changed_is_reported(client: Client, mon
     assert client.asked == [] and contents(client.into) == {}
 
 
-def test_a_download_is_hashed_on_the_way_and_read_again_only_in_doubt(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_is_hashed_on_the_way_and_read_again_only_in_doubt(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What keeps the cost of verifying small (benchmarks/hub_download.py). A client that no longer allows it is noticed here."""
     read_again = []
-    judge = reproduce.fetch.copy_verified
+    judge = reproduce.inputs.fetch.copy_verified
 
     def copy_verified(*arguments: Any) -> None:
         read_again.append(arguments)
         judge(*arguments)
 
-    monkeypatch.setattr(reproduce.fetch, "copy_verified", copy_verified)
+    monkeypatch.setattr(reproduce.inputs.fetch, "copy_verified", copy_verified)
     client.fetch()
     client.hub.inject("GET", "one.bin", [Cut(3500)])
     shutil.rmtree(client.folder / "cache")
@@ -370,7 +429,9 @@ def test_a_download_is_hashed_on_the_way_and_read_again_only_in_doubt(client: Cl
 # --- tokens -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("methods", [("HEAD", "GET"), ("GET",)], ids=["from the first request on", "for the body only"])
+@pytest.mark.parametrize(
+    "methods", [("HEAD", "GET"), ("GET",)], ids=["from the first request on", "for the body only"]
+)
 def test_a_redirect_to_another_host_works_and_does_not_carry_the_token(
     client: Client, methods: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,19 +443,29 @@ def test_a_redirect_to_another_host_works_and_does_not_carry_the_token(
         client.fetch()
         assert contents(client.into) == {"one.bin": DATA}
         assert client.hub.struck == 1
-        assert [request.headers.get("authorization") for request in client.hub.requests] == [f"Bearer {TOKEN}"] * (
-            3 - len(methods)
-        )
+        assert [request.headers.get("authorization") for request in client.hub.requests] == [
+            f"Bearer {TOKEN}"
+        ] * (3 - len(methods))
         assert other.log == [f"GET /test-org/one/resolve/{COMMIT}/one.bin"]
-        assert [name for name in other.requests[0].headers if name in ("authorization", "cookie")] == []
+        assert [
+            name for name in other.requests[0].headers if name in ("authorization", "cookie")
+        ] == []
         sent = "and" if TOKEN in str(other.requests) else "not"
-        record(client.hub, "+".join(methods), f"right file; the token went to the Hub, {sent} to the other host")
+        record(
+            client.hub,
+            "+".join(methods),
+            f"right file; the token went to the Hub, {sent} to the other host",
+        )
 
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 429, 500])
 @pytest.mark.parametrize("method", ["HEAD", "GET"])
 def test_a_server_that_repeats_the_token_does_not_bring_it_into_the_log(
-    client: Client, method: str, code: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    client: Client,
+    method: str,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     from huggingface_hub import constants
 
@@ -404,7 +475,10 @@ def test_a_server_that_repeats_the_token_does_not_bring_it_into_the_log(
     caplog.set_level(logging.DEBUG, "huggingface_hub")
     client.hub.inject(method, "one.bin", forever(Status(code)))
     message = client.refused()
-    assert client.hub.requests[-1].headers["authorization"] == f"Bearer {TOKEN}" and client.hub.struck > 0
+    assert (
+        client.hub.requests[-1].headers["authorization"] == f"Bearer {TOKEN}"
+        and client.hub.struck > 0
+    )
     assert "Send: curl" in caplog.text, "the client was to say all it has to say"
     printed = client.capsys.readouterr()
     assert TOKEN not in f"{message}{printed.out}{printed.err}{caplog.text}"
@@ -420,7 +494,9 @@ def loopback(repository: Repository, url: str) -> Repository:
     site = repository.path.parent / "loopback"
     site.mkdir(exist_ok=True)
     (site / "sitecustomize.py").write_text(ONLY_LOOPBACK)
-    env = {key: value for key, value in repository.env.items() if not key.lower().endswith("_proxy")}
+    env = {
+        key: value for key, value in repository.env.items() if not key.lower().endswith("_proxy")
+    }
     env |= {"PYTHONPATH": str(site), "HF_HOME": str(repository.path.parent / "hf"), "HF_ENDPOINT": url,
             "HF_UPDATE_DOWNLOAD_COUNTS": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1,localhost"}  # fmt: skip
     return Repository(repository.path, env)
@@ -428,7 +504,11 @@ def loopback(repository: Repository, url: str) -> Repository:
 
 CLOUD = {
     "train": pd.DataFrame(
-        {"sentence": ["a trailing space ", "déjà vu – 電影", 'a "quote"'], "label": [0, 1, 1], "idx": [0, 1, 2]}
+        {
+            "sentence": ["a trailing space ", "déjà vu – 電影", 'a "quote"'],
+            "label": [0, 1, 1],
+            "idx": [0, 1, 2],
+        }
     ),
     "validation": pd.DataFrame({"sentence": ["one", "two"], "label": [1, 0], "idx": [0, 1]}),
     "test": pd.DataFrame({"sentence": ["hidden "], "label": [-1], "idx": [0]}),
@@ -459,7 +539,9 @@ def add_cloud(repository: Repository, hub: Hub, *more: dict[str, str]) -> Path:
              **write_cloud(folder)}  # fmt: skip
     hub.add("datasets/test-org/reviews", folder)
     repository.edit("catalog.yaml", lambda data: data["datasets"].update(cloud=entry))
-    repository.edit("params.yaml", lambda data: (data.update(dataset="cloud"), data["tasks"].update(cloud={})))
+    repository.edit(
+        "params.yaml", lambda data: (data.update(dataset="cloud"), data["tasks"].update(cloud={}))
+    )
     return folder
 
 
@@ -470,10 +552,14 @@ def use_hub(repository: Repository, *more: dict[str, str]) -> None:
 
 
 def resolve(kind: str, *names: str) -> list[str]:
-    return [f"{method} {kind}/resolve/{COMMIT}/{name}" for name in names for method in ("HEAD", "GET")]
+    return [
+        f"{method} {kind}/resolve/{COMMIT}/{name}" for name in names for method in ("HEAD", "GET")
+    ]
 
 
-def test_a_dataset_comes_from_the_hub_once_and_then_from_the_client_s_cache(repository: Repository) -> None:
+def test_a_dataset_comes_from_the_hub_once_and_then_from_the_client_s_cache(
+    repository: Repository,
+) -> None:
     with serving() as hub:
         repository = loopback(repository, hub.url)
         add_cloud(repository, hub)
@@ -481,7 +567,10 @@ def test_a_dataset_comes_from_the_hub_once_and_then_from_the_client_s_cache(repo
         assert "source Hub test-org/reviews@01234567: 3 file(s), sha256 verified\n" in done.stdout
         assert "data/raw: cloud, train 3, validation 2, test 1 sentences\n" in done.stdout
         assert contents(repository.path / "data/raw") == CLOUD_RAW
-        assert hub.log == resolve("/datasets/test-org/reviews", *(f"sst2/{split}-00000-of-00001.parquet" for split in CLOUD))
+        assert hub.log == resolve(
+            "/datasets/test-org/reviews",
+            *(f"sst2/{split}-00000-of-00001.parquet" for split in CLOUD),
+        )
     shutil.rmtree(repository.path / "data/raw")
     done = repository.stage("download_dataset")  # the server is gone
     assert "source Hub test-org/reviews@01234567: 3 file(s), sha256 verified\n" in done.stdout
@@ -505,13 +594,19 @@ def test_a_model_comes_from_the_hub(repository: Repository, hub: Hub, tiny_model
     head, get = resolve("/test-org/tiny", "model.safetensors")
     assert hub.log == [head, head, get] and hub.struck == 1
     expected = contents(tiny_model)
-    assert contents(repository.path / "models/tokenizers/tiny") == {name: expected[name] for name in MODEL_FILES}
-    assert contents(repository.path / "models/weights/tiny") == {"model.safetensors": expected["model.safetensors"]}
+    assert contents(repository.path / "models/tokenizers/tiny") == {
+        name: expected[name] for name in MODEL_FILES
+    }
+    assert contents(repository.path / "models/weights/tiny") == {
+        "model.safetensors": expected["model.safetensors"]
+    }
     assert {path.is_symlink() for path in (repository.path / "models").rglob("*")} == {False}
     record(hub, "HEAD", f"right file after {len(hub.log)} requests", "download_weights")
 
 
-def test_a_file_that_the_hub_lacks_is_reported_and_the_next_source_tried(repository: Repository, hub: Hub) -> None:
+def test_a_file_that_the_hub_lacks_is_reported_and_the_next_source_tried(
+    repository: Repository, hub: Hub
+) -> None:
     repository = loopback(repository, hub.url)
     folder = add_cloud(repository, hub, {"folder": str(repository.path.parent / "cloud")})
     lacking = "sst2/test-00000-of-00001.parquet"
@@ -531,7 +626,9 @@ def test_a_file_that_the_hub_lacks_is_reported_and_the_next_source_tried(reposit
     )
 
 
-def test_a_changed_byte_leaves_the_earlier_output_as_it_was(repository: Repository, hub: Hub, tiny_model: Path) -> None:
+def test_a_changed_byte_leaves_the_earlier_output_as_it_was(
+    repository: Repository, hub: Hub, tiny_model: Path
+) -> None:
     repository = loopback(repository, hub.url)
     repository.stage("download_weights", "--model", "tiny")  # from a folder
     earlier = contents(repository.path / "models")
@@ -539,9 +636,17 @@ def test_a_changed_byte_leaves_the_earlier_output_as_it_was(repository: Reposito
     use_hub(repository)
     hub.inject("GET", "model.safetensors", forever(Changed(1000)))
     message = repository.refused("download_weights", "--model", "tiny")
-    assert message.startswith("Hub test-org/tiny@01234567: model.safetensors: sha256 expected ") and hub.struck == 2
+    assert (
+        message.startswith("Hub test-org/tiny@01234567: model.safetensors: sha256 expected ")
+        and hub.struck == 2
+    )
     assert contents(repository.path / "models") == earlier
-    record(hub, "GET", f"refused: {message.split(': ')[2].split()[0]}; earlier output kept", "download_weights")
+    record(
+        hub,
+        "GET",
+        f"refused: {message.split(': ')[2].split()[0]}; earlier output kept",
+        "download_weights",
+    )
 
 
 def closed_port() -> str:
@@ -554,7 +659,9 @@ def test_an_unreachable_hub_is_noticed_at_once(repository: Repository) -> None:
     url = closed_port()
     repository = loopback(repository, url)
     start = time.monotonic()
-    repository.stage("download_weights", "--model", "tiny")  # from a folder: what starting Python costs on this machine now
+    repository.stage(
+        "download_weights", "--model", "tiny"
+    )  # from a folder: what starting Python costs on this machine now
     ordinary = time.monotonic() - start
     absent = str(repository.path.parent / "absent")
     use_hub(repository, {"folder": absent})
@@ -564,24 +671,34 @@ def test_an_unreachable_hub_is_noticed_at_once(repository: Repository) -> None:
     first, *tried, ways_out = message.splitlines()
     assert first == "no source has the files. Tried:"
     assert tried[0] == "  HUB_MIRROR /nowhere/models/test-org/tiny: has no model.safetensors"
-    assert tried[1].startswith("  Hub test-org/tiny@01234567: ConnectError: ") and tried[1].endswith(f" [{url}]")
+    assert tried[1].startswith("  Hub test-org/tiny@01234567: ConnectError: ") and tried[
+        1
+    ].endswith(f" [{url}]")
     assert tried[2:] == [f"  folder {absent}: has no model.safetensors"]
     assert ways_out.endswith(WAYS_OUT)
     record_fault("download_weights", "Hub: nobody there", 1, f"refused: {tried[1].split(': ')[1]}")
 
 
-def test_a_hub_that_is_switched_off_is_reported_like_an_unreachable_one(repository: Repository) -> None:
+def test_a_hub_that_is_switched_off_is_reported_like_an_unreachable_one(
+    repository: Repository,
+) -> None:
     repository = loopback(repository, closed_port())
     use_hub(repository)
     message = repository.refused("download_weights", "--model", "tiny", HF_HUB_OFFLINE="1")
-    assert "\n  Hub test-org/tiny@01234567: OfflineModeIsEnabled: " in message and message.endswith(WAYS_OUT)
+    assert "\n  Hub test-org/tiny@01234567: OfflineModeIsEnabled: " in message and message.endswith(
+        WAYS_OUT
+    )
 
 
 def files_with(text: str, folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+    return [
+        path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()
+    ]
 
 
-def test_the_token_is_in_no_log_and_in_no_file(repository: Repository, hub: Hub, tiny_model: Path) -> None:
+def test_the_token_is_in_no_log_and_in_no_file(
+    repository: Repository, hub: Hub, tiny_model: Path
+) -> None:
     """One run that works, by way of another host, and one that fails, both as talkative as the client can be."""
     repository = loopback(repository, hub.url)
     hub.add("test-org/tiny", tiny_model)
@@ -594,17 +711,25 @@ def test_the_token_is_in_no_log_and_in_no_file(repository: Repository, hub: Hub,
         hub.inject("HEAD", "vocab.txt", forever(Status(401, {"X-Error-Code": "GatedRepo"})))
         done = repository.stage("download_weights", "--model", "tiny", **secret)
         assert (
-            "authorization" not in other.requests[-1].headers and other.log == resolve("/test-org/tiny", "model.safetensors")[1:]
+            "authorization" not in other.requests[-1].headers
+            and other.log == resolve("/test-org/tiny", "model.safetensors")[1:]
         )
     failed = repository.stage("download_tokenizer", "--model", "tiny", ok=False, **secret)
-    assert failed.returncode == 1 and "set HF_TOKEN (the one that is set has no access)" in failed.stderr
-    assert {request.headers["authorization"] for request in hub.requests} == {f"Bearer {TOKEN}"} and hub.struck == 2
+    assert (
+        failed.returncode == 1
+        and "set HF_TOKEN (the one that is set has no access)" in failed.stderr
+    )
+    assert {request.headers["authorization"] for request in hub.requests} == {
+        f"Bearer {TOKEN}"
+    } and hub.struck == 2
     assert "Send: curl" in done.stderr, "the client was to say all it has to say"
     for text in (done.stdout, done.stderr, failed.stdout, failed.stderr):
         assert TOKEN not in text
     assert (repository.path / "models/weights/tiny/model.safetensors").is_file()
     assert not (repository.path / "models/tokenizers/tiny").exists()
-    assert files_with(TOKEN, repository.path.parent) == []  # outputs, repository, DVC's folders, the client's cache
+    assert (
+        files_with(TOKEN, repository.path.parent) == []
+    )  # outputs, repository, DVC's folders, the client's cache
     (repository.path / "control").write_text(TOKEN)
     assert files_with(TOKEN, repository.path.parent) == [repository.path / "control"]
     record(
@@ -636,7 +761,9 @@ class Layout:
 
 
 @pytest.fixture(scope="session")
-def layout(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, request: pytest.FixtureRequest) -> Layout:
+def layout(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, request: pytest.FixtureRequest
+) -> Layout:
     import torch
     from transformers import AutoConfig, DistilBertConfig, DistilBertForMaskedLM
 
@@ -653,7 +780,9 @@ def layout(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, request: 
         for part in (made.model, made.data):
             shutil.copytree(mirror / part.relative_to(folder), part)
     torch.manual_seed(11)
-    DistilBertForMaskedLM(AutoConfig.from_pretrained(str(made.model))).save_pretrained(folder / "weights")
+    DistilBertForMaskedLM(AutoConfig.from_pretrained(str(made.model))).save_pretrained(
+        folder / "weights"
+    )
     (folder / "weights/model.safetensors").replace(made.model / "model.safetensors")
     made.weights = pin(made.model / "model.safetensors")
     return made
@@ -688,12 +817,26 @@ def test_the_real_layout_is_downloaded(repository: Repository, hub: Hub, layout:
     hub.inject("GET", "tokenizer.json", [Reset(500)])
     done = repository.stage("download_dataset")
     assert "source Hub nyu-mll/glue@bcdcba79: 3 file(s), sha256 verified\n" in done.stdout
-    rows = "train 67,349, validation 872, test 1,821" if layout.real else "train 3, validation 2, test 1"
+    rows = (
+        "train 67,349, validation 872, test 1,821"
+        if layout.real
+        else "train 3, validation 2, test 1"
+    )
     assert f"data/raw: sst2, {rows} sentences\n" in done.stdout
     done = repository.stage("download_tokenizer", "--model", "distilbert")
-    assert "source Hub distilbert/distilbert-base-uncased@12040acc: 4 file(s), sha256 verified\n" in done.stdout
-    assert hub.struck == 2 and len(hub.requests) == 2 * (3 + 4) + 1 + 2  # one resumed, one begun again
-    record(hub, "GET", f"right files after {len(hub.requests)} requests", "download_dataset, download_tokenizer")
+    assert (
+        "source Hub distilbert/distilbert-base-uncased@12040acc: 4 file(s), sha256 verified\n"
+        in done.stdout
+    )
+    assert (
+        hub.struck == 2 and len(hub.requests) == 2 * (3 + 4) + 1 + 2
+    )  # one resumed, one begun again
+    record(
+        hub,
+        "GET",
+        f"right files after {len(hub.requests)} requests",
+        "download_dataset, download_tokenizer",
+    )
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
@@ -715,23 +858,47 @@ def test_a_download_that_is_killed_leaves_no_output_and_the_next_one_is_whole(
     hub.inject("GET", "model.safetensors", [Stall(60_000_000), Cut(100_000_000)])
     cache, out = repository.path.parent / "hf/hub", repository.path / "models/weights"
     command = [sys.executable, "-m", "stages.download_weights", "--model", "distilbert"]
-    with subprocess.Popen(command, cwd=repository.path, env=repository.env, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, cwd=repository.path, env=repository.env, stderr=subprocess.DEVNULL
+    ) as process:
         assert hub.stalled.wait(60)
-        wait_until(lambda: [path for path in cache.rglob("*.incomplete") if path.stat().st_size >= 50_000_000])
+        wait_until(
+            lambda: [
+                path for path in cache.rglob("*.incomplete") if path.stat().st_size >= 50_000_000
+            ]
+        )
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
-    assert [path.name for path in out.iterdir()] == ["distilbert.partial"]  # by that name no stage looks for it
+    assert [path.name for path in out.iterdir()] == [
+        "distilbert.partial"
+    ]  # by that name no stage looks for it
     done = repository.stage("download_weights", "--model", "distilbert")
-    assert "source Hub distilbert/distilbert-base-uncased@12040acc: 1 file(s), sha256 verified\n" in done.stdout
-    assert hub.struck == 2 and hub.ranges == [None, None, "bytes=94371840-"]  # nine chunks of 10 MiB
+    assert (
+        "source Hub distilbert/distilbert-base-uncased@12040acc: 1 file(s), sha256 verified\n"
+        in done.stdout
+    )
+    assert hub.struck == 2 and hub.ranges == [
+        None,
+        None,
+        "bytes=94371840-",
+    ]  # nine chunks of 10 MiB
     assert [path.name for path in out.iterdir()] == ["distilbert"]
-    assert filecmp.cmp(out / "distilbert/model.safetensors", layout.model / "model.safetensors", shallow=False)
-    record(hub, "GET, and kill -9", f"whole in the second run, Range {hub.ranges[-1]}", "download_weights")
+    assert filecmp.cmp(
+        out / "distilbert/model.safetensors", layout.model / "model.safetensors", shallow=False
+    )
+    record(
+        hub,
+        "GET, and kill -9",
+        f"whole in the second run, Range {hub.ranges[-1]}",
+        "download_weights",
+    )
 
     from transformers import AutoModelForSequenceClassification
 
     shutil.copyfile(layout.model / "config.json", out / "distilbert/config.json")
-    loaded = AutoModelForSequenceClassification.from_pretrained(out / "distilbert", local_files_only=True, use_safetensors=True)
+    loaded = AutoModelForSequenceClassification.from_pretrained(
+        out / "distilbert", local_files_only=True, use_safetensors=True
+    )
     assert loaded.num_parameters() == 66_955_010 or not layout.real
 
 
@@ -780,25 +947,31 @@ def test_a_stage_that_finds_a_pickle_for_the_weights_refuses(
     for other in ("data/tokenized/tiny/train.parquet", "models/tokenizers/tiny/config.json"):
         (repository.path / other).parent.mkdir(parents=True)
         shutil.copyfile(tiny_model / "config.json", repository.path / other)
-    for stage, folder in (("finetune", "models/weights/tiny"), ("evaluate", "models/finetuned/tiny-1")):
+    for stage, folder in (
+        ("finetune", "models/weights/tiny"),
+        ("evaluate", "models/finetuned/tiny-1"),
+    ):
         trap(repository.path / folder)
         shutil.copyfile(tiny_model / "config.json", repository.path / folder / "config.json")
         message = repository.refused(stage, "--model", "tiny", "--seed", "1")
         assert folder in message and "model.safetensors" in message and "`dvc repro" in message
         assert not mark.exists()
         record_fault(
-            stage, "pickle in the place of model.safetensors", 1, f"refused; its code {'ran' if mark.exists() else 'did not run'}"
+            stage,
+            "pickle in the place of model.safetensors",
+            1,
+            f"refused; its code {'ran' if mark.exists() else 'did not run'}",
         )
 
 
 def load_for_training(folder: Path, tokenizer: Path) -> Any:
-    from stages.finetune import load_pretrained
+    from reproduce.models.load import load_pretrained
 
     return load_pretrained(folder, tokenizer, ["NEGATIVE", "POSITIVE"])
 
 
 def load_for_evaluation(folder: Path, tokenizer: Path) -> Any:
-    from stages.evaluate import predict
+    from reproduce.models.logits import predict
 
     shutil.copyfile(tokenizer / "config.json", folder / "config.json")
     return predict(folder, [[2, 5, 3], [2, 3]], 2)
@@ -808,7 +981,9 @@ LOADERS = {"finetune": load_for_training, "evaluate": load_for_evaluation}
 
 
 @pytest.mark.parametrize("stage", LOADERS)
-def test_a_pickle_is_never_read(stage: str, trap: Callable[[Path], None], mark: Path, tmp_path: Path, tiny_model: Path) -> None:
+def test_a_pickle_is_never_read(
+    stage: str, trap: Callable[[Path], None], mark: Path, tmp_path: Path, tiny_model: Path
+) -> None:
     """Alone: an error. Beside the safetensors file: not touched. In its name: bytes that make no sense."""
     folder = tmp_path / "model"
     trap(folder)
@@ -829,18 +1004,27 @@ def test_a_pickle_is_never_read(stage: str, trap: Callable[[Path], None], mark: 
 
 
 @pytest.mark.parametrize("model_type", ["bert", "evil"])
-def test_code_that_comes_with_a_model_is_never_run(model_type: str, mark: Path, tmp_path: Path, tiny_model: Path) -> None:
+def test_code_that_comes_with_a_model_is_never_run(
+    model_type: str, mark: Path, tmp_path: Path, tiny_model: Path
+) -> None:
     """config.json may name classes in a Python file beside it (`auto_map`); no stage sets trust_remote_code."""
+    from reproduce.inputs.tokenizer import load_tokenizer
     from stages.benchmark import build
-    from stages.tokenize import load_tokenizer
 
     folder = tmp_path / "model"
     shutil.copytree(tiny_model, folder)
-    classes = dict.fromkeys(("AutoConfig", "AutoModel", "AutoModelForSequenceClassification"), "evil.Evil")
-    config = json.loads((folder / "config.json").read_text()) | {"model_type": model_type, "auto_map": classes}
+    classes = dict.fromkeys(
+        ("AutoConfig", "AutoModel", "AutoModelForSequenceClassification"), "evil.Evil"
+    )
+    config = json.loads((folder / "config.json").read_text()) | {
+        "model_type": model_type,
+        "auto_map": classes,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     tokenizer = {"auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}}
-    (folder / "tokenizer_config.json").write_text(json.dumps({**tokenizer, "tokenizer_class": "Evil"}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({**tokenizer, "tokenizer_class": "Evil"})
+    )
     (folder / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()\nclass Evil: pass\n")
     evaluated = shutil.copytree(folder, tmp_path / "evaluated")
     loaders: dict[str, Callable[[], Any]] = {
@@ -858,6 +1042,8 @@ def test_code_that_comes_with_a_model_is_never_run(model_type: str, mark: Path, 
         else:
             outcomes[stage] = "transformers' own class was taken, the code did not run"
         assert not mark.exists(), stage
-        record_fault(stage, f"config.json of type {model_type} that names code beside it", 1, outcomes[stage])
+        record_fault(
+            stage, f"config.json of type {model_type} that names code beside it", 1, outcomes[stage]
+        )
     refused = [stage for stage, outcome in outcomes.items() if outcome.startswith("refused")]
     assert (refused == []) == (model_type == "bert"), outcomes

@@ -26,7 +26,9 @@ def read() -> Any:
 
 def parameters(notebook: Any) -> int:
     """Where the one cell is that people edit."""
-    (place,) = [i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
+    (place,) = [
+        i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])
+    ]
     return place
 
 
@@ -38,7 +40,9 @@ def execute(repository: Repository, folder: Path, **values: object) -> Any:
     home = folder / "jupyter"
     env = repository.env | in_place_of_venv(folder)
     env |= {"ALLOW_LOOPBACK": "1", "IPYTHONDIR": str(home), "JUPYTER_RUNTIME_DIR": str(home)}
-    client = NotebookClient(notebook, kernel_name="python3", timeout=1500, resources={"metadata": {"path": str(folder)}})
+    client = NotebookClient(
+        notebook, kernel_name="python3", timeout=1500, resources={"metadata": {"path": str(folder)}}
+    )
     return client.execute(env=env)
 
 
@@ -51,14 +55,24 @@ def test_every_cell_runs(copy: Repository, tmp_path: Path) -> None:
     copy.edit("params.yaml", lambda p: p.update(seeds=[1, 2]))
     copy.run("git", "commit", "-qam", "two seeds")
     drive, clone = tmp_path / "drive" / "repro", tmp_path / "clone"
-    copy.run(sys.executable, "-m", "reproduce.remotes", "set", str(drive))
-    copy.run(sys.executable, "-m", "reproduce.remotes", "push")
+    copy.run(sys.executable, "-m", "tools.remotes", "set", str(drive))
+    copy.run(sys.executable, "-m", "tools.remotes", "push")
     pushed = sum(1 for _ in drive.rglob("*"))
 
-    done = execute(copy, tmp_path, REPOSITORY=str(copy.path), FOLDER=str(clone), DRIVE=str(drive), MODEL="tiny", SEED=2)
+    done = execute(
+        copy,
+        tmp_path,
+        REPOSITORY=str(copy.path),
+        FOLDER=str(clone),
+        DRIVE=str(drive),
+        MODEL="tiny",
+        SEED=2,
+    )
 
     code = [cell for cell in done.cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "a cell was skipped"
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), (
+        "a cell was skipped"
+    )
     text = "\n".join(map(printed, code))
     ran = [line.split("'")[1] for line in text.splitlines() if line.startswith("Running stage ")]
     assert ran == ["finetune@tiny-2", "evaluate@tiny-2", "compare", "report"], text
@@ -66,21 +80,34 @@ def test_every_cell_runs(copy: Repository, tmp_path: Path) -> None:
     assert f"remote store: {drive}" in text
     result = json.loads((clone / "metrics/accuracy.json").read_text())["models"]["tiny"]
     assert result["seeds_run"] == 2
-    shown = "".join(output["data"].get("text/markdown", "") for cell in code for output in cell.outputs if "data" in output)
+    shown = "".join(
+        output["data"].get("text/markdown", "")
+        for cell in code
+        for output in cell.outputs
+        if "data" in output
+    )
     assert f"{result['median']}" in shown
     assert sum(1 for _ in drive.rglob("*")) > pushed, "the new run was not pushed"
     assert " M metrics/accuracy.json" in text and "?? metrics/runs/tiny-2.json" in text
 
 
 def test_without_an_address_it_says_what_to_do(copy: Repository, tmp_path: Path) -> None:
-    with pytest.raises(CellExecutionError, match="REPOSITORY is not set: write the address of the repository"):
+    with pytest.raises(
+        CellExecutionError, match="REPOSITORY is not set: write the address of the repository"
+    ):
         execute(copy, tmp_path, FOLDER=str(tmp_path / "clone"), DRIVE=str(tmp_path / "drive"))
     assert not (tmp_path / "drive").exists()
 
 
 def test_a_failing_command_stops_the_notebook(copy: Repository, tmp_path: Path) -> None:
     with pytest.raises(CellExecutionError, match=r"exit code 128: .* git clone '/nowhere'"):
-        execute(copy, tmp_path, REPOSITORY="/nowhere", FOLDER=str(tmp_path / "clone"), DRIVE=str(tmp_path / "drive"))
+        execute(
+            copy,
+            tmp_path,
+            REPOSITORY="/nowhere",
+            FOLDER=str(tmp_path / "clone"),
+            DRIVE=str(tmp_path / "drive"),
+        )
 
 
 def test_git_keeps_no_outputs() -> None:

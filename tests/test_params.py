@@ -7,14 +7,16 @@ from typing import Any
 import pytest
 
 from conftest import ROOT, dump_yaml, load_yaml
-from reproduce.check import check_inputs
+from reproduce.files import UserError
 from reproduce.params import read_experiment, read_yaml
-from reproduce.stage import UserError
-from stages.finetune import read_finetune
+from reproduce.training.recipe import read_finetune
+from stages.check import check_inputs
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[Any], None]], None]:
+def project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, Callable[[Any], None]], None]:
     """A folder with the three input files; call it to edit one."""
     for name in ("params.yaml", "catalog.yaml", "published.yaml"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
@@ -40,7 +42,12 @@ def test_the_defaults_are_the_articles_experiment(project: Edit) -> None:
         (1, 2, 3, 4, 5),
     )
     recipe = read_finetune("distilbert")
-    assert (recipe.learning_rate, recipe.batch_size, recipe.warmup_steps, recipe.epochs) == (1e-5, 32, 600, 3)
+    assert (recipe.learning_rate, recipe.batch_size, recipe.warmup_steps, recipe.epochs) == (
+        1e-5,
+        32,
+        600,
+        3,
+    )
     assert read_yaml(Path("params.yaml"))["selection"] == {"holdout": 0, "train": 0}
 
 
@@ -93,8 +100,12 @@ BAD: list[tuple[str, Callable[[Any], Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("change", "message"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
-def test_a_mistake_in_params_is_one_clear_message(project: Edit, change: Callable[[Any], Any], message: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"), [case[1:] for case in BAD], ids=[case[0] for case in BAD]
+)
+def test_a_mistake_in_params_is_one_clear_message(
+    project: Edit, change: Callable[[Any], Any], message: str
+) -> None:
     project("params.yaml", change)
     with pytest.raises(UserError) as error:
         check_inputs()
@@ -128,7 +139,8 @@ def test_broken_yaml_and_encoding_name_the_place(project: Edit) -> None:
 def test_the_published_numbers_are_checked_too(project: Edit) -> None:
     project("published.yaml", lambda p: p["results"][0].update(split="dev"))
     with pytest.raises(
-        UserError, match=r"published\.yaml: results\.0\.split: input should be 'validation' or 'test' \(found \"dev\"\)"
+        UserError,
+        match=r"published\.yaml: results\.0\.split: input should be 'validation' or 'test' \(found \"dev\"\)",
     ):
         check_inputs()
 
@@ -136,7 +148,12 @@ def test_the_published_numbers_are_checked_too(project: Edit) -> None:
 def test_a_dataset_s_recipe_lies_between_the_common_one_and_the_model_s(project: Edit) -> None:
     project("params.yaml", lambda p: p.update(dataset="mrpc"))
     recipe = read_finetune("distilbert")
-    assert (recipe.learning_rate, recipe.warmup_steps, recipe.epochs, recipe.batch_size) == (2e-5, 0, 5, 32)
+    assert (recipe.learning_rate, recipe.warmup_steps, recipe.epochs, recipe.batch_size) == (
+        2e-5,
+        0,
+        5,
+        32,
+    )
     recipe = read_finetune("minilm")
     assert (recipe.learning_rate, recipe.warmup_steps, recipe.epochs) == (1e-4, 0, 5)
 
@@ -144,7 +161,10 @@ def test_a_dataset_s_recipe_lies_between_the_common_one_and_the_model_s(project:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p["tasks"]["rte"].update(lr=1), "params.yaml: finetune with tasks.rte.lr: unknown key."),
+        (
+            lambda p: p["tasks"]["rte"].update(lr=1),
+            "params.yaml: finetune with tasks.rte.lr: unknown key.",
+        ),
         (
             lambda p: p["tasks"]["rte"].update(epochs=0),
             "params.yaml: finetune with tasks.rte.epochs: input should be greater than or equal to 1",
@@ -153,12 +173,23 @@ def test_a_dataset_s_recipe_lies_between_the_common_one_and_the_model_s(project:
             lambda p: p["tasks"].update(rte=None),
             "params.yaml: tasks.rte: expected a mapping, found None. Write {} for no change.",
         ),
-        (lambda p: p["tasks"].update(rtee={}), "params.yaml: tasks.rtee: catalog.yaml knows cola, "),
-        (lambda p: p["overrides"].update(brt={}), "params.yaml: overrides.brt: catalog.yaml knows bert, distilbert, minilm. "),
-        (lambda p: p["tasks"].pop("sst2"), "params.yaml: tasks.sst2 is missing. Add `sst2: {}` under tasks"),
+        (
+            lambda p: p["tasks"].update(rtee={}),
+            "params.yaml: tasks.rtee: catalog.yaml knows cola, ",
+        ),
+        (
+            lambda p: p["overrides"].update(brt={}),
+            "params.yaml: overrides.brt: catalog.yaml knows bert, distilbert, minilm. ",
+        ),
+        (
+            lambda p: p["tasks"].pop("sst2"),
+            "params.yaml: tasks.sst2 is missing. Add `sst2: {}` under tasks",
+        ),
     ],
 )
-def test_recipes_of_other_experiments_are_checked_too(project: Edit, change: Callable[[Any], Any], message: str) -> None:
+def test_recipes_of_other_experiments_are_checked_too(
+    project: Edit, change: Callable[[Any], Any], message: str
+) -> None:
     project("params.yaml", change)
     with pytest.raises(UserError) as error:
         check_inputs()
@@ -168,6 +199,7 @@ def test_recipes_of_other_experiments_are_checked_too(project: Edit, change: Cal
 def test_a_task_without_pins_is_refused_before_any_work(project: Edit) -> None:
     project("params.yaml", lambda p: p.update(dataset="rte"))
     with pytest.raises(
-        UserError, match=r"^catalog\.yaml: datasets\.rte\.train has no bytes and sha256: .* Run `make pin DATASET=rte`"
+        UserError,
+        match=r"^catalog\.yaml: datasets\.rte\.train has no bytes and sha256: .* Run `make pin DATASET=rte`",
     ):
         check_inputs()

@@ -38,7 +38,11 @@ def test_the_first_repro_runs_every_stage_and_git_sees_only_results(finished: Re
         "metrics/speed.json",
     ]
     assert finished.run("git", "status", "--porcelain").stdout == ""
-    assert not [path for path in finished.path.rglob(".gitignore") if path.parent not in (finished.path, finished.path / ".dvc")]
+    assert not [
+        path
+        for path in finished.path.rglob(".gitignore")
+        if path.parent not in (finished.path, finished.path / ".dvc")
+    ]
 
 
 def test_nothing_changed_nothing_runs(copy: Repository) -> None:
@@ -47,7 +51,9 @@ def test_nothing_changed_nothing_runs(copy: Repository) -> None:
 
 def test_a_comment_in_params_re_runs_nothing(copy: Repository) -> None:
     text = (copy.path / "params.yaml").read_text()
-    (copy.path / "params.yaml").write_text("# a remark\n" + text.replace("seeds:", "seeds:   ") + "\n# another\n")
+    (copy.path / "params.yaml").write_text(
+        "# a remark\n" + text.replace("seeds:", "seeds:   ") + "\n# another\n"
+    )
     assert copy.repro() == []
 
 
@@ -79,13 +85,18 @@ def test_another_headline_evaluates_again_and_trains_nothing(copy: Repository) -
     copy.edit("catalog.yaml", lambda c: c["datasets"]["toy"].update(metrics=["f1", "accuracy"]))
     old = raw.read_bytes()
     ran = copy.repro("evaluate@tiny-1")
-    assert (ran, raw.read_bytes()) == (["download_dataset", "tokenize@tiny", "evaluate@tiny-1"], old)
+    assert (ran, raw.read_bytes()) == (
+        ["download_dataset", "tokenize@tiny", "evaluate@tiny-1"],
+        old,
+    )
     assert copy.json("data/dataset.json") == {**before, "metrics": ["f1", "accuracy"]}
     assert copy.json("metrics/runs/tiny-1.json")["metric"] == "f1"
 
 
 def test_another_source_of_the_same_bytes_re_trains_nothing(copy: Repository) -> None:
-    copy.edit("catalog.yaml", lambda c: c["models"]["tiny"]["sources"].insert(0, {"folder": "nowhere"}))
+    copy.edit(
+        "catalog.yaml", lambda c: c["models"]["tiny"]["sources"].insert(0, {"folder": "nowhere"})
+    )
     assert sorted(copy.repro()) == [
         "download_tokenizer@tiny",
         "download_weights@tiny",
@@ -115,7 +126,12 @@ def test_a_run_that_is_absent_is_reported_as_not_run(copy: Repository) -> None:
     copy.edit("params.yaml", lambda p: p.update(models=["tiny", "other"], seeds=[1, 5]))
     assert copy.repro("-s", "compare") == ["compare"]
     models = copy.json("metrics/accuracy.json")["models"]
-    assert models["tiny"]["by_seed"]["5"] == models["other"]["by_seed"]["1"] == models["other"]["median"] == "not run"
+    assert (
+        models["tiny"]["by_seed"]["5"]
+        == models["other"]["by_seed"]["1"]
+        == models["other"]["median"]
+        == "not run"
+    )
     assert models["tiny"]["seeds_run"] == 1 and models["other"]["seeds_run"] == 0
     report = (copy.path / "report/comparison.md").read_text()
     assert "| **other** | not run |" in report
@@ -133,10 +149,14 @@ def test_an_override_touches_its_model_alone(copy: Repository) -> None:
     ran = re.findall(r"Running stage '([^']+)'", done.stdout)
     assert sorted(ran) == ["compare", "evaluate@tiny-1", "export@tiny", "finetune@tiny-1", "report"]
     ref = copy.run("git", "for-each-ref", "refs/exps/*/*/low", "--format=%(refname)").stdout.strip()
-    assert json.loads(copy.run("git", "show", f"{ref}:environment/tiny-1.json").stdout)["steps"] == 12
+    assert (
+        json.loads(copy.run("git", "show", f"{ref}:environment/tiny-1.json").stdout)["steps"] == 12
+    )
     text = copy.run("git", "show", f"{ref}:params.yaml").stdout
     assert "learning_rate: 3e-05" in text
-    assert yaml.safe_load(text)["overrides"]["tiny"]["learning_rate"] == "3e-05"  # why PyYAML does not read our parameters
+    assert (
+        yaml.safe_load(text)["overrides"]["tiny"]["learning_rate"] == "3e-05"
+    )  # why PyYAML does not read our parameters
     assert copy.run("git", "status", "--porcelain").stdout == ""
 
 
@@ -158,10 +178,16 @@ def test_a_bad_experiment_is_refused_and_nothing_is_lost(
     those are in git and in DVC's cache, and the fine-tuned models stay where they are."""
     start = (copy.path / "params.yaml").read_bytes()
     copy.edit("params.yaml", lambda p: p.update(change))
-    checked = copy.run(sys.executable, "-m", "reproduce.check", ok=False)
-    assert checked.returncode == 1 and check_says in checked.stderr and "Traceback" not in checked.stderr
+    checked = copy.run(sys.executable, "-m", "stages.check", ok=False)
+    assert (
+        checked.returncode == 1
+        and check_says in checked.stderr
+        and "Traceback" not in checked.stderr
+    )
     done = copy.run("dvc", "repro", ok=False)
-    assert done.returncode != 0 and dvc_says in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert done.returncode != 0 and dvc_says in done.stderr and "Traceback" not in done.stderr, (
+        done.stderr
+    )
     assert (copy.path / "models/finetuned/tiny-1/model.safetensors").is_file()
     (copy.path / "params.yaml").write_bytes(start)
     copy.run("git", "checkout", "--", "metrics")
@@ -197,21 +223,37 @@ def test_stage_deps_are_the_import_closure(stage: str) -> None:
     entry = load_yaml(ROOT / "dvc.yaml")["stages"][stage]
     commands = [entry["cmd"]] if isinstance(entry["cmd"], str) else entry["cmd"]
     words = [command.removeprefix("${launcher} ").split() for command in commands]
-    modules = [module.removeprefix("stages.") for python, flag, module, *_ in words if (python, flag) == ("python", "-m")]
+    modules = [
+        module.removeprefix("stages.")
+        for python, flag, module, *_ in words
+        if (python, flag) == ("python", "-m")
+    ]
     assert modules == (["evaluate", "card"] if stage == "evaluate" else [stage])
     declared = [Path(dep) for dep in entry["deps"] if dep.endswith(".py")]
     assert len(declared) == len(set(declared))
-    assert set(declared) == {path for module in modules for path in closure(Path("stages") / f"{module}.py")}
+    assert set(declared) == {
+        path for module in modules for path in closure(Path("stages") / f"{module}.py")
+    }
 
 
 def test_every_model_has_an_override_entry_and_every_output_is_ignored_by_git() -> None:
     params, pipeline = load_yaml(ROOT / "params.yaml"), load_yaml(ROOT / "dvc.yaml")
-    assert set(params["overrides"]) == set(load_yaml(ROOT / "catalog.yaml")["models"]) == set(params["models"])
+    assert (
+        set(params["overrides"])
+        == set(load_yaml(ROOT / "catalog.yaml")["models"])
+        == set(params["models"])
+    )
     ignored = (ROOT / ".gitignore").read_text().split()
     for name, stage in pipeline["stages"].items():
         for out in stage.get("outs", []):
             if isinstance(out, str):
-                assert any(f"/{out}".startswith(entry) for entry in ignored if entry.startswith("/")), (name, out)
+                assert any(
+                    f"/{out}".startswith(entry) for entry in ignored if entry.startswith("/")
+                ), (name, out)
             else:
                 assert [options["cache"] for options in out.values()] == [False]
-        assert all(not options["cache"] for metric in stage.get("metrics", []) for options in metric.values())
+        assert all(
+            not options["cache"]
+            for metric in stage.get("metrics", [])
+            for options in metric.values()
+        )

@@ -51,18 +51,30 @@ def test_a_missing_file_breaks_nothing(copy: Repository) -> None:
 
 def test_the_template_draws_every_column() -> None:
     template = json.loads((ROOT / ".dvc/plots/accuracy_by_seed.json").read_text())
-    drawn = {channel["field"] for layer in template["spec"]["layer"] for channel in layer["encoding"].values()}
+    drawn = {
+        channel["field"]
+        for layer in template["spec"]["layer"]
+        for channel in layer["encoding"].values()
+    }
     assert drawn == {"<DVC_METRIC_X>", "<DVC_METRIC_Y>", "model", "low", "high", "published"}
 
 
 def test_the_table_shows_every_experiment(copy: Repository) -> None:
     """An experiment is a commit under refs/exps; this one is HEAD with other epochs."""
     copy.edit("params.yaml", lambda p: p["finetune"].update(epochs=7))
-    base, tree = (copy.run("git", *arguments).stdout.strip() for arguments in (["rev-parse", "HEAD"], ["stash", "create"]))
-    commit = copy.run("git", "commit-tree", f"{tree}^{{tree}}", "-p", base, "-m", "longer").stdout.strip()
+    base, tree = (
+        copy.run("git", *arguments).stdout.strip()
+        for arguments in (["rev-parse", "HEAD"], ["stash", "create"])
+    )
+    commit = copy.run(
+        "git", "commit-tree", f"{tree}^{{tree}}", "-p", base, "-m", "longer"
+    ).stdout.strip()
     copy.run("git", "update-ref", f"refs/exps/{base[:2]}/{base[2:]}/longer-epochs", commit)
     copy.run("git", "checkout", "-q", "--", "params.yaml")
-    lines = [line.split() for line in copy.run("make", "-s", "table", "STAMP=", "VENV=/nowhere").stdout.splitlines()]
+    lines = [
+        line.split()
+        for line in copy.run("make", "-s", "table", "STAMP=", "VENV=/nowhere").stdout.splitlines()
+    ]
     median = str(copy.json("metrics/accuracy.json")["models"]["tiny"]["median"])
     assert lines == [
         ["Experiment", "rev", "tiny", "dataset", "finetune.epochs"],

@@ -8,8 +8,8 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 
 from conftest import ROOT, load_yaml, pin
-from reproduce.catalog import read_dataset
-from reproduce.sentences import md5, read_tsv
+from reproduce.inputs.catalog import read_dataset
+from reproduce.inputs.sentences import md5, read_tsv
 
 POCKET = ROOT / "data/pocket"
 WORDS, CHARACTERS, CONTAINED = 0.5, 0.5, 0.8  # from here on two sentences are near-duplicates
@@ -32,7 +32,9 @@ def near_duplicates(left: list[str], right: list[str]) -> list[tuple[str, str]]:
     """
 
     def overlap(**kind: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        counts = CountVectorizer(preprocessor=plain, binary=True, dtype=np.int32, **kind).fit_transform([*left, *right])
+        counts = CountVectorizer(
+            preprocessor=plain, binary=True, dtype=np.int32, **kind
+        ).fit_transform([*left, *right])
         a, b = counts[: len(left)], counts[len(left) :]
         return (a @ b.T).toarray(), np.asarray(a.sum(axis=1)), np.asarray(b.sum(axis=1)).T
 
@@ -63,11 +65,15 @@ def test_text_is_plain_ascii(split: str) -> None:
     assert data.isascii() and data.endswith(b"\n")
     for line in data.decode().splitlines():
         assert re.fullmatch(r"[ -~]+\t(?:[01]|label)", line), line
-    assert all(sentence == " ".join(sentence.split()) for sentence in read(split)[0]), "spaces doubled or at an end"
+    assert all(sentence == " ".join(sentence.split()) for sentence in read(split)[0]), (
+        "spaces doubled or at an end"
+    )
 
 
 def test_no_sentence_occurs_twice() -> None:
-    everything = [plain(sentence) for split in ("train", "validation") for sentence in read(split)[0]]
+    everything = [
+        plain(sentence) for split in ("train", "validation") for sentence in read(split)[0]
+    ]
     assert len(set(everything)) == len(everything)
 
 
@@ -134,5 +140,10 @@ def test_the_pins_of_the_catalog_match_the_files() -> None:
 def test_the_readme_tells_the_numbers_of_the_files() -> None:
     readme = (POCKET / "README.md").read_text(encoding="utf-8")
     train, validation = len(read("train")[0]), len(read("validation")[0])
-    for number in (f"{train + validation:,} sentences", f"{train:,} to", f"{validation} to", f"{100 / validation:.2f} points"):
+    for number in (
+        f"{train + validation:,} sentences",
+        f"{train:,} to",
+        f"{validation} to",
+        f"{100 / validation:.2f} points",
+    ):
         assert number in readme

@@ -1,4 +1,4 @@
-"""reproduce.predict: the answers are the model's own, in order; what cannot be answered is named; nothing half-written is left."""
+"""tools.predict: the answers are the model's own, in order; what cannot be answered is named; nothing half-written is left."""
 
 import contextlib
 import csv
@@ -22,10 +22,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import ROOT, environment, pocket_lines
-from reproduce import predict
-from reproduce.inference import MOST_CHARACTERS, check_int8, has_reduced_range, load
-from reproduce.predict import WINDOW_LINES, answers
-from reproduce.stage import UserError
+from reproduce.files import UserError
+from reproduce.models.inference import MOST_CHARACTERS, check_int8, has_reduced_range, load
+from reproduce.models.logits import predict
+from tools.predict import WINDOW_LINES, answers
 
 SENTENCES = [line.split("\t")[0] for line in pocket_lines("train", 60)]
 
@@ -63,7 +63,9 @@ def export(fine: Path, folder: Path) -> Path:
             super().__init__()
             self.model = AutoModelForSequenceClassification.from_pretrained(str(fine)).eval()
 
-        def forward(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
+        def forward(
+            self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor
+        ) -> torch.Tensor:
             return self.model(input_ids=ids, attention_mask=mask, token_type_ids=types).logits  # type: ignore[no-any-return]
 
     folder.mkdir()
@@ -74,7 +76,11 @@ def export(fine: Path, folder: Path) -> Path:
         Logits(), (some, some, some * 0), str(folder / "model_optimized.onnx"), input_names=inputs, output_names=["logits"],
         dynamic_axes=axes, dynamo=False,
     )  # fmt: skip
-    quantize_dynamic(folder / "model_optimized.onnx", folder / "model_quantized.onnx", weight_type=QuantType.QInt8)
+    quantize_dynamic(
+        folder / "model_optimized.onnx",
+        folder / "model_quantized.onnx",
+        weight_type=QuantType.QInt8,
+    )
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(fine / name, folder / name)
     return folder
@@ -93,7 +99,9 @@ def exported(fine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def broken(exported: Path, tmp_path: Path) -> Path:
     """A copy of the exported directory that a test may damage; its int8 file is left out."""
-    return Path(shutil.copytree(exported, tmp_path / "broken", ignore=lambda *_: ["model_quantized.onnx"]))
+    return Path(
+        shutil.copytree(exported, tmp_path / "broken", ignore=lambda *_: ["model_quantized.onnx"])
+    )
 
 
 Predict = Callable[..., tuple[int, list[list[str]], str]]
@@ -131,7 +139,10 @@ def expected(fine: Path, sentences: list[str]) -> list[tuple[str, float]]:
 def close(rows: list[list[str]], answers: list[tuple[str, float]], tolerance: float = 2e-4) -> bool:
     """Whether label and probability of the rows are these (batches of another shape are summed in another order)."""
     assert len(rows) == len(answers)
-    return all(row[1] == label and abs(float(row[2]) - p) < tolerance for row, (label, p) in zip(rows, answers, strict=True))
+    return all(
+        row[1] == label and abs(float(row[2]) - p) < tolerance
+        for row, (label, p) in zip(rows, answers, strict=True)
+    )
 
 
 # ----------------------------------------------------------------------------------------------------- the answers
@@ -147,16 +158,26 @@ def test_the_answers_are_those_of_transformers_own_pipeline_in_order(
     assert rows[0] == ["sentence", "label", "probability"]
     assert [row[0] for row in rows[1:]] == SENTENCES
     truth = expected(fine, SENTENCES)
-    assert {label for label, _ in truth} == {"NEGATIVE", "POSITIVE"}  # or equal labels would prove nothing
+    assert {label for label, _ in truth} == {
+        "NEGATIVE",
+        "POSITIVE",
+    }  # or equal labels would prove nothing
     assert close(rows[1:], truth)
-    assert "60 sentences (0 empty, 0 cut) in " in err and "sentences/s" in err and f"{fine}/model.safetensors: PyTorch" in err
+    assert (
+        "60 sentences (0 empty, 0 cut) in " in err
+        and "sentences/s" in err
+        and f"{fine}/model.safetensors: PyTorch" in err
+    )
 
 
 def test_an_exported_model_answers_likewise(run: Predict, fine: Path, exported: Path) -> None:
     truth = expected(fine, SENTENCES)
     code, rows, err = run("--model", exported, *SENTENCES)
     assert code == 0 and close(rows[1:], truth), err
-    assert f"{exported}/model_optimized.onnx: fp32, graph optimised; of 2 .onnx files, --model names another\n" in err
+    assert (
+        f"{exported}/model_optimized.onnx: fp32, graph optimised; of 2 .onnx files, --model names another\n"
+        in err
+    )
 
 
 def test_the_int8_file_answers_by_itself(run: Predict, fine: Path, exported: Path) -> None:
@@ -164,20 +185,33 @@ def test_the_int8_file_answers_by_itself(run: Predict, fine: Path, exported: Pat
     from onnxruntime import InferenceSession
     from transformers import AutoTokenizer
 
-    session = InferenceSession(exported / "model_quantized.onnx", providers=["CPUExecutionProvider"])
+    session = InferenceSession(
+        exported / "model_quantized.onnx", providers=["CPUExecutionProvider"]
+    )
     tokenizer = AutoTokenizer.from_pretrained(str(fine))
-    logits = np.concatenate([session.run(["logits"], dict(tokenizer([text], return_tensors="np")))[0] for text in SENTENCES])
-    code, rows, err = run("--model", exported / "model_quantized.onnx", "--batch-size", 1, *SENTENCES)
+    logits = np.concatenate(
+        [
+            session.run(["logits"], dict(tokenizer([text], return_tensors="np")))[0]
+            for text in SENTENCES
+        ]
+    )
+    code, rows, err = run(
+        "--model", exported / "model_quantized.onnx", "--batch-size", 1, *SENTENCES
+    )
     assert code == 0 and ", int8, " in err
-    assert close(rows[1:], [(label, float(p)) for label, p in answers(logits, ["NEGATIVE", "POSITIVE"])])
+    assert close(
+        rows[1:], [(label, float(p)) for label, p in answers(logits, ["NEGATIVE", "POSITIVE"])]
+    )
     assert not close(rows[1:], expected(fine, SENTENCES))
 
 
 def test_token_ids_are_those_that_the_training_saw(fine: Path) -> None:
-    from stages.tokenize import load_tokenizer, tokenize_split
+    from reproduce.inputs.tokenizer import load_tokenizer, tokenize_split
 
     texts = [*SENTENCES, "funny " * 300, "ÜBER – 電影", "x" * 400]
-    trained = tokenize_split(load_tokenizer(fine), texts, [0] * len(texts), ["a", "b"], 128)["input_ids"]
+    trained = tokenize_split(load_tokenizer(fine), texts, [0] * len(texts), ["a", "b"], 128)[
+        "input_ids"
+    ]
     coded, cut = load(fine).encode([(text,) for text in texts])
     assert [ids for ids, _ in coded] == list(trained)
     assert [i for i, was in enumerate(cut) if was] == [len(SENTENCES)]
@@ -185,7 +219,11 @@ def test_token_ids_are_those_that_the_training_saw(fine: Path) -> None:
 
 def test_probability_is_the_softmax_of_the_guess() -> None:
     logits = np.array([[0.0, 0.0], [-1000.0, 1000.0], [np.log(3), 0.0]], np.float32)
-    assert answers(logits, ["no", "yes"]) == [["no", "0.500000"], ["yes", "1.000000"], ["no", "0.750000"]]
+    assert answers(logits, ["no", "yes"]) == [
+        ["no", "0.500000"],
+        ["yes", "1.000000"],
+        ["no", "0.750000"],
+    ]
     assert answers(np.array([[1.5], [-2e-7]], np.float32), []) == [["1.500000"], ["-0.000000"]]
 
 
@@ -201,14 +239,20 @@ def test_a_model_of_numbers_gives_scores(run: Predict, tiny_model: Path, tmp_pat
     ]
 
 
-def test_pairs_get_their_token_types(run: Predict, fine: Path, exported: Path, tmp_path: Path) -> None:
+def test_pairs_get_their_token_types(
+    run: Predict, fine: Path, exported: Path, tmp_path: Path
+) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     pairs = [("A gripping film.", "Not funny."), ("One", "two three four, " * 60), ("", "")]
     (tmp_path / "pairs.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in pairs[:2]) + "\n")
     model = AutoModelForSequenceClassification.from_pretrained(str(fine)).eval()
     tokens = AutoTokenizer.from_pretrained(str(fine))(
-        *[list(side) for side in zip(*pairs[:2], strict=True)], truncation=True, max_length=128, padding=True, return_tensors="pt"
+        *[list(side) for side in zip(*pairs[:2], strict=True)],
+        truncation=True,
+        max_length=128,
+        padding=True,
+        return_tensors="pt",
     )
     assert tokens["token_type_ids"].sum() > 0
     with torch.inference_mode():
@@ -217,17 +261,29 @@ def test_pairs_get_their_token_types(run: Predict, fine: Path, exported: Path, t
         code, rows, err = run("--pairs", "--file", tmp_path / "pairs.tsv", "--model", place)
         assert code == 0 and rows[0] == ["sentence1", "sentence2", "label", "probability"]
         assert [tuple(row[:2]) for row in rows[1:]] == pairs
-        assert close([row[1:] for row in rows[1:3]], [(a, float(b)) for a, b in answers(truth, ["NEGATIVE", "POSITIVE"])])
-        assert rows[3] == ["", "", "", ""] and "1 empty, without an answer: line(s) 3\n1 cut to 128 tokens: line(s) 2\n" in err
+        assert close(
+            [row[1:] for row in rows[1:3]],
+            [(a, float(b)) for a, b in answers(truth, ["NEGATIVE", "POSITIVE"])],
+        )
+        assert (
+            rows[3] == ["", "", "", ""]
+            and "1 empty, without an answer: line(s) 3\n1 cut to 128 tokens: line(s) 2\n" in err
+        )
 
 
-def test_the_model_that_is_taken_by_default(run: Predict, fine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_that_is_taken_by_default(
+    run: Predict, fine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert "dvc pull finetune@minilm-1" in refused(run, "fine")
     for name in ("b-2", "a-1"):
         shutil.copytree(fine, tmp_path / "models/finetuned" / name)
     code, _, err = run("fine")
-    assert code == 0 and "model models/finetuned/a-1: the first of 2 under models/finetuned; --model names another" in err
+    assert (
+        code == 0
+        and "model models/finetuned/a-1: the first of 2 under models/finetuned; --model names another"
+        in err
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- the lines
@@ -255,7 +311,10 @@ def test_what_lines_can_hold(run: Predict, exported: Path, tmp_path: Path) -> No
         assert code == 0, name
         assert [row[0] for row in rows[1:]] == lines, name
         assert [i for i, row in enumerate(rows[1:]) if row[1:] == ["", ""]] == [1, 3, 8], name
-        assert "3 empty, without an answer: line(s) 2, 4, 9\n" in err and "10 sentences (3 empty, 0 cut)" in err, name
+        assert (
+            "3 empty, without an answer: line(s) 2, 4, 9\n" in err
+            and "10 sentences (3 empty, 0 cut)" in err
+        ), name
 
 
 @pytest.mark.parametrize(("data", "count"), [(b"", 0), (b"\n", 1), (b"\n\n \n", 3)])
@@ -266,9 +325,18 @@ def test_nothing_to_answer(run: Predict, exported: Path, data: bytes, count: int
 
 def test_over_long_lines_are_cut_and_named(run: Predict, exported: Path, tmp_path: Path) -> None:
     megabyte = "funny " * 170_000
-    lines = ["good", megabyte, "funny " * 126, "funny " * 127, "x" * (MOST_CHARACTERS + 1), *["funny " * 200] * 4]
+    lines = [
+        "good",
+        megabyte,
+        "funny " * 126,
+        "funny " * 127,
+        "x" * (MOST_CHARACTERS + 1),
+        *["funny " * 200] * 4,
+    ]
     (tmp_path / "s.txt").write_text("\n".join(lines))
-    code, rows, err = run("--file", tmp_path / "s.txt", "--model", exported, "--output", tmp_path / "out.csv")
+    code, rows, err = run(
+        "--file", tmp_path / "s.txt", "--model", exported, "--output", tmp_path / "out.csv"
+    )
     assert (code, rows) == (0, [])
     csv.field_size_limit(2**21)
     with (tmp_path / "out.csv").open(newline="") as file:
@@ -282,10 +350,14 @@ def test_over_long_lines_are_cut_and_named(run: Predict, exported: Path, tmp_pat
     assert short[1][1:] == short[2][1:] and "2 cut to 3 tokens" in err
 
 
-def test_order_and_answers_hold_over_many_windows(run: Predict, exported: Path, tmp_path: Path) -> None:
+def test_order_and_answers_hold_over_many_windows(
+    run: Predict, exported: Path, tmp_path: Path
+) -> None:
     lines = [SENTENCES[i % 60] if i % 97 else "" for i in range(2 * WINDOW_LINES + 5)]
     (tmp_path / "s.txt").write_text("\n".join(lines))
-    code, _, err = run("--file", tmp_path / "s.txt", "--model", exported, "--output", tmp_path / "out.csv")
+    code, _, err = run(
+        "--file", tmp_path / "s.txt", "--model", exported, "--output", tmp_path / "out.csv"
+    )
     assert code == 0 and f"{len(lines):,} sentences" in err
     with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))[1:]
@@ -309,23 +381,50 @@ def test_invalid_utf8_in_a_file_is_found_before_any_work(run: Predict, tmp_path:
     ):
         (tmp_path / "s.txt").write_bytes(data)
         message = refused(
-            run, "--file", tmp_path / "s.txt", "--output", out, "--model", "no such model: the input is looked at first"
+            run,
+            "--file",
+            tmp_path / "s.txt",
+            "--output",
+            out,
+            "--model",
+            "no such model: the input is looked at first",
         )
         assert str(tmp_path / "s.txt") in message and where in message
-        assert out.read_text() == "older" and sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "s.txt"]
+        assert out.read_text() == "older" and sorted(path.name for path in tmp_path.iterdir()) == [
+            "out.csv",
+            "s.txt",
+        ]
 
 
-def test_invalid_utf8_on_standard_input_ends_at_that_line(run: Predict, exported: Path, tmp_path: Path) -> None:
-    code, rows, err = run("--file", "-", "--model", exported, stdin=b"good\nfine\nna\xefve\nnever\n")
+def test_invalid_utf8_on_standard_input_ends_at_that_line(
+    run: Predict, exported: Path, tmp_path: Path
+) -> None:
+    code, rows, err = run(
+        "--file", "-", "--model", exported, stdin=b"good\nfine\nna\xefve\nnever\n"
+    )
     assert code == 1 and [row[0] for row in rows[1:]] == ["good", "fine"]
-    assert "error: standard input, line 3: not UTF-8" in err and "What was before it, 2 line(s), is written." in err
-    message = refused(run, "--file", "-", "--model", exported, "--output", tmp_path / "o.csv", stdin=b"good\n\xff\n")
+    assert (
+        "error: standard input, line 3: not UTF-8" in err
+        and "What was before it, 2 line(s), is written." in err
+    )
+    message = refused(
+        run,
+        "--file",
+        "-",
+        "--model",
+        exported,
+        "--output",
+        tmp_path / "o.csv",
+        stdin=b"good\n\xff\n",
+    )
     assert message.endswith("o.csv was not written.") and list(tmp_path.iterdir()) == []
 
 
 def test_a_line_that_is_no_pair_is_named(run: Predict, exported: Path, tmp_path: Path) -> None:
     (tmp_path / "s.txt").write_text("a\tb\n\na\tb\tc\n")
-    assert "s.txt, line 3: 2 tabs" in refused(run, "--pairs", "--file", tmp_path / "s.txt", "--model", exported)
+    assert "s.txt, line 3: 2 tabs" in refused(
+        run, "--pairs", "--file", tmp_path / "s.txt", "--model", exported
+    )
 
 
 # --------------------------------------------------------------------------------------------- a process of its own
@@ -336,7 +435,7 @@ def command(exported: Path, tmp_path: Path) -> tuple[list[str], dict[str, str]]:
     """The command as a user types it, and an environment in which asking for the network is fatal."""
     env = environment(tmp_path / "home")
     env["PYTHONPATH"] += f"{os.pathsep}{ROOT}"
-    return [sys.executable, "-m", "reproduce.predict", "--model", str(exported)], env
+    return [sys.executable, "-m", "tools.predict", "--model", str(exported)], env
 
 
 def test_head_may_close_the_pipe(command: tuple[list[str], dict[str, str]], tmp_path: Path) -> None:
@@ -344,15 +443,25 @@ def test_head_may_close_the_pipe(command: tuple[list[str], dict[str, str]], tmp_
     line = f"{' '.join(command[0])} --file {tmp_path / 's.txt'} | head -2; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], env=command[1], capture_output=True, text=True)
     header, first, code = done.stdout.splitlines()
-    assert header == "sentence,label,probability" and first.startswith("a gripping film,") and code == "141"
-    assert "Traceback" not in done.stderr and "Exception" not in done.stderr and "Broken" not in done.stderr, done.stderr
+    assert (
+        header == "sentence,label,probability"
+        and first.startswith("a gripping film,")
+        and code == "141"
+    )
+    assert (
+        "Traceback" not in done.stderr
+        and "Exception" not in done.stderr
+        and "Broken" not in done.stderr
+    ), done.stderr
 
 
 def test_a_stream_is_answered_while_it_comes_and_ctrl_c_leaves_no_file(
     command: tuple[list[str], dict[str, str]], tmp_path: Path
 ) -> None:
     words, env = command
-    with subprocess.Popen([*words, "--file", "-"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [*words, "--file", "-"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdin and process.stdout
         process.stdin.write("good\n" * WINDOW_LINES)
         process.stdin.flush()  # and is left open: the rows must come before the end of the input
@@ -363,7 +472,11 @@ def test_a_stream_is_answered_while_it_comes_and_ctrl_c_leaves_no_file(
     (tmp_path / "work").mkdir()
     out = tmp_path / "work/out.csv"
     with subprocess.Popen(
-        [*words, "--file", "-", "--output", str(out)], env=env, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*words, "--file", "-", "--output", str(out)],
+        env=env,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdin and process.stderr
         process.stdin.write("good\n" * WINDOW_LINES)
@@ -378,7 +491,9 @@ def test_a_stream_is_answered_while_it_comes_and_ctrl_c_leaves_no_file(
     assert list(out.parent.iterdir()) == []
 
 
-def test_the_progress_bar_is_for_terminals(command: tuple[list[str], dict[str, str]], tmp_path: Path) -> None:
+def test_the_progress_bar_is_for_terminals(
+    command: tuple[list[str], dict[str, str]], tmp_path: Path
+) -> None:
     (tmp_path / "s.txt").write_text("a gripping film\n" * 300)
     words = [*command[0], "--file", str(tmp_path / "s.txt"), "--output", str(tmp_path / "o.csv")]
     piped = subprocess.run(words, env=command[1], capture_output=True, text=True, check=True)
@@ -398,14 +513,14 @@ def test_the_progress_bar_is_for_terminals(command: tuple[list[str], dict[str, s
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
     code = (
         "import runpy, sys\nsys.argv = ['x', '--help']\n"
-        "try: runpy.run_module('reproduce.predict', run_name='__main__')\n"
+        "try: runpy.run_module('tools.predict', run_name='__main__')\n"
         "except SystemExit as e: assert not e.code\n"
         "found = {'torch', 'transformers', 'onnxruntime', 'numpy', 'tokenizers', 'tqdm', 'pydantic'} & set(sys.modules)\n"
         "assert not found, found"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "python -m reproduce.predict" in done.stdout
+    assert "python -m tools.predict" in done.stdout
 
 
 def test_an_exported_model_needs_neither_pytorch_nor_transformers(exported: Path) -> None:
@@ -474,21 +589,28 @@ def test_a_directory_that_is_not_whole_is_refused(run: Predict, broken: Path, ca
     assert str(broken) in message
 
 
-def test_weights_that_do_not_fit_are_refused(run: Predict, fine: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_refused(
+    run: Predict, fine: Path, tiny_model: Path, tmp_path: Path
+) -> None:
     model = tmp_path / "model"
     shutil.copytree(fine, model)
     change_config(model, id2label=THREE, label2id={name: int(i) for i, name in THREE.items()})
     assert "has classifier.bias of shape (2,), " in refused(run, "--model", model, "good")
     shutil.copyfile(fine / "config.json", model / "config.json")
     save_file(
-        {k: v for k, v in load_file(fine / "model.safetensors").items() if "classifier" not in k}, model / "model.safetensors"
+        {k: v for k, v in load_file(fine / "model.safetensors").items() if "classifier" not in k},
+        model / "model.safetensors",
     )
-    assert "has no classifier.bias (and 1 more): it is not fine-tuned" in refused(run, "--model", model, "good")
+    assert "has no classifier.bias (and 1 more): it is not fine-tuned" in refused(
+        run, "--model", model, "good"
+    )
     os.truncate(model / "model.safetensors", 1000)
     assert f"{model} cannot be loaded: " in refused(run, "--model", model, "good")
     weights = load_file(fine / "model.safetensors")
     save_file(
-        {**weights, "classifier.bias": weights["classifier.bias"] * float("nan")}, model / "model.safetensors", {"format": "pt"}
+        {**weights, "classifier.bias": weights["classifier.bias"] * float("nan")},
+        model / "model.safetensors",
+        {"format": "pt"},
     )
     code, _, err = run("--model", model, "good")
     assert code == 1 and "numbers that are not finite" in err
@@ -496,12 +618,18 @@ def test_weights_that_do_not_fit_are_refused(run: Predict, fine: Path, tiny_mode
 
 def test_a_pickle_or_another_file_is_not_opened(run: Predict, tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    assert "A pickle can run code when it is opened" in refused(run, "--model", tmp_path / "pytorch_model.bin", "good")
+    assert "A pickle can run code when it is opened" in refused(
+        run, "--model", tmp_path / "pytorch_model.bin", "good"
+    )
     assert "no such model directory" in refused(run, "--model", tmp_path / "nothing", "good")
 
 
-def test_without_onnx_runtime(run: Predict, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # what Python itself notes for a module that cannot be imported
+def test_without_onnx_runtime(
+    run: Predict, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        sys.modules, "onnxruntime", None
+    )  # what Python itself notes for a module that cannot be imported
     assert "needs ONNX Runtime, which is not installed" in refused(run, "--model", exported, "good")
 
 
@@ -509,17 +637,25 @@ def test_files_that_cannot_be_read_or_written(run: Predict, tmp_path: Path) -> N
     (tmp_path / "s.txt").write_text("good\n")
     assert "s.tx: no such file" in refused(run, "--file", tmp_path / "s.tx")
     assert "a directory; expected a file of sentences" in refused(run, "--file", tmp_path)
-    assert "there is no directory" in refused(run, "--file", tmp_path / "s.txt", "--output", tmp_path / "no/o.csv")
+    assert "there is no directory" in refused(
+        run, "--file", tmp_path / "s.txt", "--output", tmp_path / "no/o.csv"
+    )
     assert "a directory; expected the name of a file" in refused(run, "good", "--output", tmp_path)
-    assert "is the input itself" in refused(run, "--file", tmp_path / "s.txt", "--output", tmp_path / "s.txt")
+    assert "is the input itself" in refused(
+        run, "--file", tmp_path / "s.txt", "--output", tmp_path / "s.txt"
+    )
 
 
-def test_what_the_command_line_cannot_mean(run: Predict, exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_command_line_cannot_mean(
+    run: Predict, exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for arguments in ([], ["good", "--file", "-"], ["good", "--batch-size", "0"], ["na\udcefve"]):
         with pytest.raises(SystemExit) as end:
             predict.run(arguments)
-        assert end.value.code == 2 and "python -m reproduce.predict: error: " in capsys.readouterr().err
-    assert "--max-length 129: expected 3 to 128" in refused(run, "good", "--model", exported, "--max-length", 129)
+        assert end.value.code == 2 and "python -m tools.predict: error: " in capsys.readouterr().err
+    assert "--max-length 129: expected 3 to 128" in refused(
+        run, "good", "--model", exported, "--max-length", 129
+    )
 
 
 @pytest.mark.parametrize(
@@ -542,7 +678,10 @@ def test_processors_that_can_compute_int8(machine: str, flags: set[str] | None, 
 
 @pytest.mark.parametrize(
     ("machine", "flags", "words"),
-    [("x86_64", {"sse4_1"}, "no instructions for it (AVX2 at least"), ("aarch64", {"asimd"}, "no dot product instructions")],
+    [
+        ("x86_64", {"sse4_1"}, "no instructions for it (AVX2 at least"),
+        ("aarch64", {"asimd"}, "no dot product instructions"),
+    ],
 )
 def test_processors_that_cannot_compute_int8(machine: str, flags: set[str], words: str) -> None:
     with pytest.raises(UserError, match=r"Use m/model_optimized\.onnx, which is fp32") as error:
@@ -553,5 +692,7 @@ def test_processors_that_cannot_compute_int8(machine: str, flags: set[str], word
 def test_an_exported_directory_says_how_many_bits_its_weights_have(tmp_path: Path) -> None:
     assert not has_reduced_range(tmp_path)
     for reduced in (True, False):
-        (tmp_path / "ort_config.json").write_text(json.dumps({"quantization": {"reduce_range": reduced}}))
+        (tmp_path / "ort_config.json").write_text(
+            json.dumps({"quantization": {"reduce_range": reduced}})
+        )
         assert has_reduced_range(tmp_path) is reduced

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from faults import record_fault
 
 import remotes
 from conftest import Repository, load_yaml
-from faults import record_fault
 
 pytestmark = pytest.mark.usefixtures("warm")
 
@@ -54,8 +54,10 @@ def clone_from_git(origin: Repository, path: Path) -> Repository:
     return Repository(path, {**origin.env, "DVC_SITE_CACHE_DIR": f"{path}-site-cache"})
 
 
-def remote_module(repository: Repository, *arguments: str, ok: bool = True) -> "subprocess.CompletedProcess[str]":
-    done = repository.run(sys.executable, "-m", "reproduce.remotes", *arguments, ok=ok)
+def remote_module(
+    repository: Repository, *arguments: str, ok: bool = True
+) -> "subprocess.CompletedProcess[str]":
+    done = repository.run(sys.executable, "-m", "tools.remotes", *arguments, ok=ok)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 
@@ -68,7 +70,9 @@ def origin(finished: Repository, tmp_path_factory: pytest.TempPathFactory) -> Re
     (home / "site").mkdir(parents=True)
     (home / "site/sitecustomize.py").write_text(remotes.LOOPBACK_ONLY)
     env = {
-        key: value for key, value in finished.env.items() if not key.startswith(("AWS_", "SSH_")) and "proxy" not in key.lower()
+        key: value
+        for key, value in finished.env.items()
+        if not key.startswith(("AWS_", "SSH_")) and "proxy" not in key.lower()
     }
     env |= {
         "HOME": str(home),  # also of known_hosts
@@ -84,15 +88,21 @@ def origin(finished: Repository, tmp_path_factory: pytest.TempPathFactory) -> Re
     origin.run("git", "clone", "-q", "--bare", ".", str(folder / "git"))
     origin.run("git", "remote", "add", "origin", str(folder / "git"))
     origin.run("dvc", "exp", "run", "--temp", "--name", "student", "-S", "compare.student=other")
-    ref = origin.run("git", "for-each-ref", "refs/exps/*/*/student", "--format=%(refname)").stdout.strip()
+    ref = origin.run(
+        "git", "for-each-ref", "refs/exps/*/*/student", "--format=%(refname)"
+    ).stdout.strip()
     origin.run("git", "update-ref", STUDENT, ref)
     return origin
 
 
-def push_to(origin: Repository, url: str, folder: Path, options: dict[str, str] | None = None) -> str:
+def push_to(
+    origin: Repository, url: str, folder: Path, options: dict[str, str] | None = None
+) -> str:
     """Push everything to `url`, the experiment included, from a copy of `origin`; return the local DVC configuration."""
     shutil.copytree(origin.path, folder / "pushing", symlinks=True)
-    pushing = Repository(folder / "pushing", {**origin.env, "DVC_SITE_CACHE_DIR": str(folder / "pushing-site-cache")})
+    pushing = Repository(
+        folder / "pushing", {**origin.env, "DVC_SITE_CACHE_DIR": str(folder / "pushing-site-cache")}
+    )
     remote_module(pushing, "set", url)
     for option, value in (options or {}).items():
         pushing.run("dvc", "remote", "modify", "--local", "store", option, value)
@@ -109,7 +119,9 @@ def store(origin: Repository, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 
 @contextlib.contextmanager
-def serving(kind: str, origin: Repository, folder: Path, store: Callable[[], tuple[Path, str]]) -> Iterator[Remote]:
+def serving(
+    kind: str, origin: Repository, folder: Path, store: Callable[[], tuple[Path, str]]
+) -> Iterator[Remote]:
     """A remote of this kind behind a real server, filled."""
     port = remotes.free_port()
     log = folder / "server.log"
@@ -117,22 +129,51 @@ def serving(kind: str, origin: Repository, folder: Path, store: Callable[[], tup
         yield Remote(kind, origin, store()[1])
     elif kind == "http":
         path, config = store()
-        command = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "--directory", str(path), str(port)]
+        command = [
+            sys.executable,
+            "-m",
+            "http.server",
+            "--bind",
+            "127.0.0.1",
+            "--directory",
+            str(path),
+            str(port),
+        ]
         with remotes.server(command, port, log):
             yield Remote(kind, origin, config.replace(str(path), f"http://127.0.0.1:{port}"), port)
     elif kind == "s3":
-        pytest.importorskip("dvc_s3", reason="dvc-s3 is not installed: pip install -r requirements-remotes.txt")
+        pytest.importorskip(
+            "dvc_s3", reason="dvc-s3 is not installed: pip install -r requirements-remotes.txt"
+        )
         for module in ("moto", "flask_cors"):
-            pytest.importorskip(module, reason="moto[server] is not installed: pip install -r requirements-remotes.txt")
-        with remotes.server([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port, log):
+            pytest.importorskip(
+                module,
+                reason="moto[server] is not installed: pip install -r requirements-remotes.txt",
+            )
+        with remotes.server(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port, log
+        ):
             address = f"http://127.0.0.1:{port}"
-            urllib.request.urlopen(urllib.request.Request(f"{address}/bucket", method="PUT")).close()
-            yield Remote(kind, origin, push_to(origin, "s3://bucket/folder", folder, {"endpointurl": address}), port)
+            urllib.request.urlopen(
+                urllib.request.Request(f"{address}/bucket", method="PUT")
+            ).close()
+            yield Remote(
+                kind,
+                origin,
+                push_to(origin, "s3://bucket/folder", folder, {"endpointurl": address}),
+                port,
+            )
     elif kind == "ssh":
-        pytest.importorskip("dvc_ssh", reason="dvc-ssh is not installed: pip install -r requirements-remotes.txt")
-        with remotes.server(sshd(folder, port, Path(origin.env["HOME"]) / ".ssh/known_hosts"), port, log):
+        pytest.importorskip(
+            "dvc_ssh", reason="dvc-ssh is not installed: pip install -r requirements-remotes.txt"
+        )
+        with remotes.server(
+            sshd(folder, port, Path(origin.env["HOME"]) / ".ssh/known_hosts"), port, log
+        ):
             url = f"ssh://{getpass.getuser()}@127.0.0.1:{port}{folder}/store"
-            yield Remote(kind, origin, push_to(origin, url, folder, {"keyfile": str(folder / "key")}), port)
+            yield Remote(
+                kind, origin, push_to(origin, url, folder, {"keyfile": str(folder / "key")}), port
+            )
 
 
 def sshd(folder: Path, port: int, known_hosts: Path) -> list[str | Path]:
@@ -141,9 +182,13 @@ def sshd(folder: Path, port: int, known_hosts: Path) -> list[str | Path]:
     if not program:
         pytest.skip("no OpenSSH server on this machine: apt-get install openssh-server")
     if os.getuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # what root's sshd insists on, and Debian makes when the machine starts
+        Path("/run/sshd").mkdir(
+            exist_ok=True
+        )  # what root's sshd insists on, and Debian makes when the machine starts
     for name in ("key", "host"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True
+        )
     known_hosts.parent.mkdir(mode=0o700, exist_ok=True)
     known_hosts.write_text(f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text()}")
     (folder / "sshd_config").write_text(
@@ -155,7 +200,9 @@ def sshd(folder: Path, port: int, known_hosts: Path) -> list[str | Path]:
 
 
 @pytest.fixture(scope="session", params=["directory", "http", "s3", "ssh"])
-def remote(request: pytest.FixtureRequest, origin: Repository, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
+def remote(
+    request: pytest.FixtureRequest, origin: Repository, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Remote]:
     folder = tmp_path_factory.mktemp(request.param)
     with serving(request.param, origin, folder, lambda: request.getfixturevalue("store")) as remote:
         yield remote
@@ -167,25 +214,42 @@ def md5_of(path: Path) -> str:
 
 def objects(folder: Path) -> dict[str, Path]:
     """The data objects in a cache or a directory remote, by name; what a transfer left behind has another name."""
-    return {"".join(path.parts[-2:]): path for path in sorted((folder / "files/md5").rglob("*")) if path.is_file()}
+    return {
+        "".join(path.parts[-2:]): path
+        for path in sorted((folder / "files/md5").rglob("*"))
+        if path.is_file()
+    }
 
 
 def wrong_objects(folder: Path) -> list[str]:
     """The objects whose name is not the md5 of their content: an independent check, not the one under test."""
-    return [name for name, path in objects(folder).items() if name.removesuffix(".dir") != md5_of(path)]
+    return [
+        name for name, path in objects(folder).items() if name.removesuffix(".dir") != md5_of(path)
+    ]
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def output_files(repository: Repository) -> list[Path]:
-    places = [place for output in ALL_OUTPUTS for place in (repository.path / output, *(repository.path / output).rglob("*"))]
+    places = [
+        place
+        for output in ALL_OUTPUTS
+        for place in (repository.path / output, *(repository.path / output).rglob("*"))
+    ]
     return [place for place in places if place.is_file()]
 
 
 def outputs(repository: Repository) -> dict[str, bytes]:
-    return {str(path.relative_to(repository.path)): path.read_bytes() for path in output_files(repository)}
+    return {
+        str(path.relative_to(repository.path)): path.read_bytes()
+        for path in output_files(repository)
+    }
 
 
 # ------------------------------------------------------------------------------------- a remote of each kind
@@ -194,7 +258,9 @@ def outputs(repository: Repository) -> dict[str, bytes]:
 def test_one_model_then_what_is_needed_then_everything(remote: Remote, tmp_path: Path) -> None:
     clone = remote.clone(tmp_path / "clone")
     clone.run("dvc", "pull", "finetune@tiny-1")
-    model = {name for name in outputs(remote.origin) if name.startswith((MODEL, "plots/curves/tiny-1"))} - {f"{MODEL}/README.md"}
+    model = {
+        name for name in outputs(remote.origin) if name.startswith((MODEL, "plots/curves/tiny-1"))
+    } - {f"{MODEL}/README.md"}
     assert WEIGHTS in model and set(outputs(clone)) == model
     assert clone.repro("--pull", "--allow-missing") == []
     clone.run("dvc", "pull")
@@ -214,7 +280,9 @@ def test_everything_without_a_lock_file(remote: Remote, tmp_path: Path) -> None:
         assert "run-cache is not supported for http filesystem" in done.stderr
         return
     assert clone.repro("--pull") == []
-    assert clone.run("git", "status", "--porcelain").stdout == "", "not the same lock file, or not the same metrics"
+    assert clone.run("git", "status", "--porcelain").stdout == "", (
+        "not the same lock file, or not the same metrics"
+    )
     assert outputs(clone) == outputs(remote.origin)
 
 
@@ -237,16 +305,26 @@ def test_a_server_that_dies_in_the_middle_of_a_pull(remote: Remote, tmp_path: Pa
     """The weights have 189 kB: after 80 kB the server is in the middle of them."""
     limit, port, marker = 80_000, remotes.free_port(), tmp_path / "stalled"
     clone = remote.clone(tmp_path / "clone")
-    (clone.path / ".dvc/config.local").write_text(remote.config.replace(str(remote.port), str(port)))
+    (clone.path / ".dvc/config.local").write_text(
+        remote.config.replace(str(remote.port), str(port))
+    )
     known_hosts = Path(clone.env["HOME"]) / ".ssh/known_hosts"
     if remote.kind == "ssh":
-        known_hosts.write_text(known_hosts.read_text() + known_hosts.read_text().replace(str(remote.port), str(port)))
+        known_hosts.write_text(
+            known_hosts.read_text() + known_hosts.read_text().replace(str(remote.port), str(port))
+        )
     proxy = [sys.executable, remotes.__file__, str(port), str(remote.port)]
     with remotes.server([*proxy, str(limit), str(marker)], port, tmp_path / "proxy.log") as process:
         pull = subprocess.Popen(
-            ["dvc", "pull", WEIGHTS], cwd=clone.path, env=clone.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            ["dvc", "pull", WEIGHTS],
+            cwd=clone.path,
+            env=clone.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
-        remotes.wait_until(lambda: marker.exists() or pull.poll() is not None, "the server to stall")
+        remotes.wait_until(
+            lambda: marker.exists() or pull.poll() is not None, "the server to stall"
+        )
         assert pull.poll() is None, "the pull ended before the server died"
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
@@ -256,7 +334,9 @@ def test_a_server_that_dies_in_the_middle_of_a_pull(remote: Remote, tmp_path: Pa
     assert not (clone.path / WEIGHTS).exists(), "a half-written output"
     assert wrong_objects(clone.path / ".dvc/cache") == []
     stored = set(objects(clone.path / ".dvc/cache"))
-    assert md5_of(remote.origin.path / WEIGHTS) not in stored, "the weights had arrived: nothing was interrupted"
+    assert md5_of(remote.origin.path / WEIGHTS) not in stored, (
+        "the weights had arrived: nothing was interrupted"
+    )
     with remotes.server(proxy, port, tmp_path / "proxy.log"):
         clone.run("dvc", "pull", WEIGHTS)
     assert set(outputs(clone)) == {WEIGHTS}
@@ -311,7 +391,9 @@ def damage(repository: Repository, folder: Path) -> dict[str, str]:
     stored = objects(folder)
     for how, name in hurt.values():
         how(stored[name])
-    assert sorted(wrong_objects(folder)) == sorted(name for _, name in hurt.values()), "the damage did not happen"
+    assert sorted(wrong_objects(folder)) == sorted(name for _, name in hurt.values()), (
+        "the damage did not happen"
+    )
     return {output: name for output, (_, name) in hurt.items()}
 
 
@@ -321,14 +403,27 @@ def test_damage_in_the_remote(store: tuple[Path, str], origin: Repository, tmp_p
     config = store[1].replace(str(store[0]), str(tmp_path / "store"))
     clone = Remote("directory", origin, config).clone(tmp_path / "clone")
 
-    for output, what in ((WEIGHTS, "flipped file"), ("data/raw", "truncated file"), ("data/tokenized/tiny", "truncated listing")):
+    for output, what in (
+        (WEIGHTS, "flipped file"),
+        ("data/raw", "truncated file"),
+        ("data/tokenized/tiny", "truncated listing"),
+    ):
         done = clone.run("dvc", "pull", output, ok=False)
-        assert done.returncode != 0 and (output in done.stderr or hurt[output] in done.stderr), done.stderr
+        assert done.returncode != 0 and (output in done.stderr or hurt[output] in done.stderr), (
+            done.stderr
+        )
         assert not (clone.path / output).exists()
-        record_fault("dvc pull", f"remote: {what}", 1, f"exit code {done.returncode}, named, nothing checked out")
+        record_fault(
+            "dvc pull",
+            f"remote: {what}",
+            1,
+            f"exit code {done.returncode}, named, nothing checked out",
+        )
     # A flip inside a listing that leaves it JSON: DVC drops the listing from the cache, but not what it has read in it.
     done = clone.run("dvc", "pull", "models/tokenizers/tiny")
-    assert set(files(clone.path / "models/tokenizers/tiny")) != set(files(origin.path / "models/tokenizers/tiny"))
+    assert set(files(clone.path / "models/tokenizers/tiny")) != set(
+        files(origin.path / "models/tokenizers/tiny")
+    )
     status = clone.run("dvc", "status", "download_tokenizer@tiny").stdout
     assert "models/tokenizers/tiny" in status, status
     outcome = "exit code 0, a file with a wrong name; dvc status names the output"
@@ -340,7 +435,10 @@ def test_damage_in_the_remote(store: tuple[Path, str], origin: Repository, tmp_p
     found = remote_module(copy, "fsck", "--remote", ok=False)
     assert found.returncode == 1 and "4 damaged, 0 unreadable" in found.stdout, found.stdout
     for output, name in hurt.items():
-        assert re.search(rf"damaged: \S*{name[:2]}/{name[2:]} .*\n    {output}", found.stdout), (output, found.stdout)
+        assert re.search(rf"damaged: \S*{name[:2]}/{name[2:]} .*\n    {output}", found.stdout), (
+            output,
+            found.stdout,
+        )
     assert len(wrong_objects(tmp_path / "store")) == 4, "fsck without --delete has deleted"
 
     remote_module(copy, "fsck", "--remote", "--delete", ok=False)
@@ -349,18 +447,31 @@ def test_damage_in_the_remote(store: tuple[Path, str], origin: Repository, tmp_p
     remote_module(copy, "push")
     clone.run("dvc", "pull", "--force")
     assert outputs(clone) == outputs(origin)
-    record_fault("fsck --remote", "2 damaged files, 2 damaged listings", 4, "all named; deleted, pushed again, pulled")
+    record_fault(
+        "fsck --remote",
+        "2 damaged files, 2 damaged listings",
+        4,
+        "all named; deleted, pushed again, pulled",
+    )
 
 
 @pytest.mark.parametrize("remote", ["http", "ssh"], indirect=True)
-def test_fsck_reads_every_object_through_the_network(remote: Remote, store: tuple[Path, str], tmp_path: Path) -> None:
+def test_fsck_reads_every_object_through_the_network(
+    remote: Remote, store: tuple[Path, str], tmp_path: Path
+) -> None:
     """An HTTP server cannot list: there it is all that dvc.lock names, elsewhere also the run cache and the experiment."""
     clone = remote.clone(tmp_path / "clone")
     stored = len([path for path in store[0].rglob("*") if path.is_file()])
-    named = len(set(objects(store[0])) & {*output_objects(clone).values(), *map(md5_of, output_files(remote.origin))})
+    named = len(
+        set(objects(store[0]))
+        & {*output_objects(clone).values(), *map(md5_of, output_files(remote.origin))}
+    )
     assert 0 < named < stored
     count = named if remote.kind == "http" else stored
-    assert f"remote store: {count} objects checked, 0 damaged, 0 unreadable" in remote_module(clone, "fsck", "--remote").stdout
+    assert (
+        f"remote store: {count} objects checked, 0 damaged, 0 unreadable"
+        in remote_module(clone, "fsck", "--remote").stdout
+    )
 
 
 @pytest.mark.parametrize("remote", ["s3"], indirect=True)
@@ -381,12 +492,20 @@ def test_a_flipped_bit_behind_s3(remote: Remote, tmp_path: Path) -> None:
         assert hashlib.md5(client.get_object(**place)["Body"].read()).hexdigest() != name
         clone = remote.clone(tmp_path / "clone")
         pulled = clone.run("dvc", "pull", WEIGHTS, ok=False)
-        assert pulled.returncode == 1 and WEIGHTS in pulled.stderr and not (clone.path / WEIGHTS).exists()
+        assert (
+            pulled.returncode == 1
+            and WEIGHTS in pulled.stderr
+            and not (clone.path / WEIGHTS).exists()
+        )
         assert wrong_objects(clone.path / ".dvc/cache") == []
         found = remote_module(clone, "fsck", "--remote", ok=False)
         assert found.returncode == 1 and "1 damaged, 0 unreadable" in found.stdout
-        assert re.search(rf"damaged: s3://bucket/{place['Key']} .*\n    {WEIGHTS}", found.stdout), found.stdout
-        outcome = f"exit code {pulled.returncode}, named, nothing checked out; fsck names the object"
+        assert re.search(rf"damaged: s3://bucket/{place['Key']} .*\n    {WEIGHTS}", found.stdout), (
+            found.stdout
+        )
+        outcome = (
+            f"exit code {pulled.returncode}, named, nothing checked out; fsck names the object"
+        )
         record_fault("dvc pull", "s3: flipped bit", 1, outcome)
     finally:
         client.put_object(**place, Body=intact)
@@ -408,12 +527,18 @@ def test_damage_in_the_cache(store: tuple[Path, str], origin: Repository, tmp_pa
     (copy.path / WEIGHTS).unlink()
     copy.run("dvc", "checkout", WEIGHTS)
     assert md5_of(copy.path / WEIGHTS) != hurt[WEIGHTS], "the damage was not checked out"
-    assert copy.run("dvc", "status", "finetune@tiny-1").stdout.strip() == "Data and pipelines are up to date."
+    assert (
+        copy.run("dvc", "status", "finetune@tiny-1").stdout.strip()
+        == "Data and pipelines are up to date."
+    )
 
     found = remote_module(copy, "fsck", ok=False)
     assert found.returncode == 1 and "6 damaged, 0 unreadable" in found.stdout, found.stdout
     for output, name in hurt.items():
-        assert re.search(rf"damaged: \S*{name[:2]}/{name[2:]} .*\n    {output}", found.stdout), (output, found.stdout)
+        assert re.search(rf"damaged: \S*{name[:2]}/{name[2:]} .*\n    {output}", found.stdout), (
+            output,
+            found.stdout,
+        )
     for entry in entries[:2]:
         assert f"damaged: {entry}" in found.stdout
     assert f"{WEIGHTS}: the copy in the workspace is damaged too" in found.stdout
@@ -426,10 +551,17 @@ def test_damage_in_the_cache(store: tuple[Path, str], origin: Repository, tmp_pa
     assert outputs(copy) == outputs(origin)
     assert "0 damaged" in remote_module(copy, "fsck").stdout
     outcome = "dvc checkout and dvc status notice nothing; fsck names all, deletes them, and dvc pull brings the data back"
-    record_fault("cache", "2 damaged files, 2 damaged listings, 2 damaged entries of the run cache", 6, outcome)
+    record_fault(
+        "cache",
+        "2 damaged files, 2 damaged listings, 2 damaged entries of the run cache",
+        6,
+        outcome,
+    )
 
 
-def test_without_a_remote_an_intact_workspace_mends_the_cache(origin: Repository, tmp_path: Path) -> None:
+def test_without_a_remote_an_intact_workspace_mends_the_cache(
+    origin: Repository, tmp_path: Path
+) -> None:
     copy = copy_of(origin, tmp_path / "copy")
     damage(copy, copy.path / ".dvc/cache")
     remote_module(copy, "fsck", "--delete", ok=False)
@@ -448,26 +580,50 @@ def test_a_damaged_cache_is_not_pushed(origin: Repository, tmp_path: Path) -> No
     assert wrong_objects(copy.path / ".dvc/cache") == [weights]
     remote_module(copy, "set", str(tmp_path / "store"))
     refused = remote_module(copy, "push", ok=False)
-    assert refused.returncode == 1 and "nothing was pushed" in refused.stderr and not (tmp_path / "store").exists()
+    assert (
+        refused.returncode == 1
+        and "nothing was pushed" in refused.stderr
+        and not (tmp_path / "store").exists()
+    )
     copy.run("dvc", "push")  # why: DVC pushes the damage, `verify = true` or not
     assert wrong_objects(tmp_path / "store") == [weights]
-    record_fault("make push", "flipped bit in the cache", 1, "refused, nothing pushed (dvc push alone pushes it)")
+    record_fault(
+        "make push",
+        "flipped bit in the cache",
+        1,
+        "refused, nothing pushed (dvc push alone pushes it)",
+    )
 
 
-def test_what_a_remote_has_lost_is_pushed_again(store: tuple[Path, str], origin: Repository, tmp_path: Path) -> None:
+def test_what_a_remote_has_lost_is_pushed_again(
+    store: tuple[Path, str], origin: Repository, tmp_path: Path
+) -> None:
     shutil.copytree(store[0], tmp_path / "store")
     copy = copy_of(origin, tmp_path / "copy")
-    (copy.path / ".dvc/config.local").write_text(store[1].replace(str(store[0]), str(tmp_path / "store")))
-    lost = objects(tmp_path / "store")[md5_of(copy.path / "data/raw/train.tsv")]  # of an output that is a folder
+    (copy.path / ".dvc/config.local").write_text(
+        store[1].replace(str(store[0]), str(tmp_path / "store"))
+    )
+    lost = objects(tmp_path / "store")[
+        md5_of(copy.path / "data/raw/train.tsv")
+    ]  # of an output that is a folder
     lost.unlink()
-    assert "Everything is up to date" in copy.run("dvc", "push").stdout and not lost.exists()  # DVC trusts the listing
+    assert (
+        "Everything is up to date" in copy.run("dvc", "push").stdout and not lost.exists()
+    )  # DVC trusts the listing
     remote_module(copy, "push")
     assert files(tmp_path / "store") == files(store[0])
-    record_fault("make push", "an object deleted from the remote", 1, "pushed again (dvc push alone says: up to date)")
+    record_fault(
+        "make push",
+        "an object deleted from the remote",
+        1,
+        "pushed again (dvc push alone says: up to date)",
+    )
 
 
-def test_dvc_push_alone_leaves_out_what_the_run_cache_needs(store: tuple[Path, str], origin: Repository, tmp_path: Path) -> None:
-    """If this fails DVC has learnt it, and `push` of reproduce/remotes.py can be simpler."""
+def test_dvc_push_alone_leaves_out_what_the_run_cache_needs(
+    store: tuple[Path, str], origin: Repository, tmp_path: Path
+) -> None:
+    """If this fails DVC has learnt it, and `push` of tools/remotes.py can be simpler."""
     copy = copy_of(origin, tmp_path / "copy")
     remote_module(copy, "set", str(tmp_path / "store"))
     copy.run("dvc", "push", "--run-cache")
@@ -491,7 +647,9 @@ def test_set_makes_a_path_absolute_and_verifies(origin: Repository, tmp_path: Pa
     copy = copy_of(origin, tmp_path / "copy")
     for url in ("../some where/store", f"file://{tmp_path}/some where/store"):
         remote_module(copy, "set", url)
-        local = [line.strip() for line in (copy.path / ".dvc/config.local").read_text().splitlines()]
+        local = [
+            line.strip() for line in (copy.path / ".dvc/config.local").read_text().splitlines()
+        ]
         assert local == [
             "[core]",
             "remote = store",
@@ -499,7 +657,9 @@ def test_set_makes_a_path_absolute_and_verifies(origin: Repository, tmp_path: Pa
             f"url = {tmp_path}/some where/store",
             "verify = true",
         ]
-    assert copy.run("git", "status", "--porcelain").stdout == "", "git must not see one machine's remote"
+    assert copy.run("git", "status", "--porcelain").stdout == "", (
+        "git must not see one machine's remote"
+    )
 
 
 @pytest.mark.parametrize(
@@ -507,20 +667,31 @@ def test_set_makes_a_path_absolute_and_verifies(origin: Repository, tmp_path: Pa
     [
         ("", "the remote is empty. Give a directory or a URL"),
         ("README.md", "README.md is a file. A remote is a directory"),
-        ("someone@host:store", "scp's notation, which DVC takes for a path. Write ssh://user@host/absolute/path."),
+        (
+            "someone@host:store",
+            "scp's notation, which DVC takes for a path. Write ssh://user@host/absolute/path.",
+        ),
         ("%(store)s", "DVC's configuration cannot hold a name with %( in it."),
         ("sftp://host/store", "DVC knows no sftp:// remote. Known: azure://, gdrive://, gs://, "),
         ("s3://bucket/folder", "-m pip install -c requirements.txt dvc-s3=="),
         ("webdavs://host/store", "-m pip install -c requirements.txt dvc-webdav\n"),
     ],
 )
-def test_a_remote_that_cannot_work_is_refused_and_not_written(origin: Repository, tmp_path: Path, url: str, says: str) -> None:
+def test_a_remote_that_cannot_work_is_refused_and_not_written(
+    origin: Repository, tmp_path: Path, url: str, says: str
+) -> None:
     for module in ("dvc_s3", "dvc_webdav"):  # here at least they are missing
-        (tmp_path / f"{module}.py").write_text(f"raise ModuleNotFoundError(\"No module named '{module}'\")\n")
+        (tmp_path / f"{module}.py").write_text(
+            f"raise ModuleNotFoundError(\"No module named '{module}'\")\n"
+        )
     path = f"{tmp_path}{os.pathsep}{origin.env['PYTHONPATH']}"
     before = files(origin.path / ".dvc")
-    done = origin.run(sys.executable, "-m", "reproduce.remotes", "set", url, ok=False, PYTHONPATH=path)
-    assert done.returncode == 1 and done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr, done.stderr
+    done = origin.run(sys.executable, "-m", "tools.remotes", "set", url, ok=False, PYTHONPATH=path)
+    assert (
+        done.returncode == 1
+        and done.stderr.count("error: ") == 1
+        and "Traceback" not in done.stderr
+    ), done.stderr
     assert says in done.stderr and done.stdout == ""
     assert files(origin.path / ".dvc") == before
 
@@ -530,15 +701,28 @@ def test_errors_are_one_message(origin: Repository, tmp_path: Path) -> None:
     assert "0 objects checked, 0 damaged" in remote_module(clone, "fsck").stdout
     for command in (["push"], ["fsck", "--remote"]):
         done = remote_module(clone, *command, ok=False)
-        assert done.returncode == 1 and done.stderr.startswith("error: no remote specified") and done.stderr.count("error: ") == 1
+        assert (
+            done.returncode == 1
+            and done.stderr.startswith("error: no remote specified")
+            and done.stderr.count("error: ") == 1
+        )
     remote_module(clone, "set", f"http://127.0.0.1:{remotes.free_port()}/")  # nobody answers there
     for command, says in (
-        (["fsck", "--remote"], "/files/md5: nothing there. Wrong URL, no answer, or not pushed to yet."),
+        (
+            ["fsck", "--remote"],
+            "/files/md5: nothing there. Wrong URL, no answer, or not pushed to yet.",
+        ),
         (["fsck", "--remote", "--delete"], "nothing can be deleted over HTTP"),
         (["push"], "HTTP is for pulling"),
     ):
         done = remote_module(clone, *command, ok=False)
-        assert done.returncode == 1 and says in done.stderr and done.stderr.count("error: ") == 1, done.stderr
-    outside = Repository(tmp_path, {**clone.env, "PYTHONPATH": f"{clone.path}{os.pathsep}{clone.env['PYTHONPATH']}"})
+        assert done.returncode == 1 and says in done.stderr and done.stderr.count("error: ") == 1, (
+            done.stderr
+        )
+    outside = Repository(
+        tmp_path, {**clone.env, "PYTHONPATH": f"{clone.path}{os.pathsep}{clone.env['PYTHONPATH']}"}
+    )
     done = remote_module(outside, "fsck", ok=False)
-    assert done.returncode == 1 and done.stderr.startswith("error: you are not inside of a DVC repository"), done.stderr
+    assert done.returncode == 1 and done.stderr.startswith(
+        "error: you are not inside of a DVC repository"
+    ), done.stderr

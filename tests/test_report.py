@@ -13,8 +13,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.common import report
 from conftest import ROOT, Repository
-from reproduce.analysis import (
+from reproduce.files import UserError
+from reproduce.params import read_yaml
+from reproduce.report.analysis import (
     Point,
     agreement,
     by_kind,
@@ -25,15 +28,13 @@ from reproduce.analysis import (
     read_predictions,
     worst_errors,
 )
-from reproduce.params import read_yaml
-from reproduce.stage import UserError
-from reproduce.statistics import wilson
-from reproduce.wording import LANGUAGES, Wording
-from stages import compare, report
+from reproduce.report.wording import LANGUAGES, Wording
+from reproduce.verdict.statistics import wilson
+from stages.compare import compare
 from toy_results import toy_results
 
 PAGES = ["report.html", "report.pt-BR.html", "slides.html", "slides.pt-BR.html"]
-TEXTS = read_yaml(ROOT / "stages/templates/texts.yaml")
+TEXTS = read_yaml(ROOT / "reproduce/report/templates/texts.yaml")
 
 
 def table(**columns: list[Any]) -> Any:
@@ -47,7 +48,9 @@ def table(**columns: list[Any]) -> Any:
 
 def test_calibration_by_hand() -> None:
     """Five bins. (0.4, 0.6]: 0.6 and 0.5, one of two right, |0.5 - 0.55|; (0.8, 1]: 0.9 and 1.0 right, 0.9 wrong, |2/3 - 2.8/3|."""
-    predictions = table(probability=[0.6, 0.5, 0.9, 1.0, 0.9], label=[0, 1, 1, 0, 0], predicted=[0, 0, 1, 0, 1])
+    predictions = table(
+        probability=[0.6, 0.5, 0.9, 1.0, 0.9], label=[0, 1, 1, 0, 0], predicted=[0, 0, 1, 0, 1]
+    )
     found = calibration(predictions, bins=5)
     assert [b["n"] for b in found["bins"]] == [2, 3]
     assert [b["accuracy"] for b in found["bins"]] == pytest.approx([0.5, 2 / 3])
@@ -57,7 +60,9 @@ def test_calibration_by_hand() -> None:
 
 
 def test_a_perfectly_calibrated_model_has_no_calibration_error() -> None:
-    predictions = table(probability=[0.75] * 4 + [0.0], label=[1, 1, 1, 0, 0], predicted=[1, 1, 1, 1, 1])
+    predictions = table(
+        probability=[0.75] * 4 + [0.0], label=[1, 1, 1, 0, 0], predicted=[1, 1, 1, 1, 1]
+    )
     assert calibration(predictions)["ece"] == 0
 
 
@@ -69,9 +74,18 @@ def test_accuracy_by_length_is_the_mean_over_seeds_with_the_interval_of_one_run(
     assert [(b["at_least"], b["at_most"], b["n"], b["share"]) for b in found] == [
         (1, 10, 2, 0.75), (11, 20, 1, 1.0), (21, 30, 1, 0.5), (31, None, 2, 0.75),
     ]  # fmt: skip
-    assert (found[0]["low"], found[0]["high"]) == wilson(2, 2, 0.95)  # 1.5 of 2, to a whole sentence
+    assert (found[0]["low"], found[0]["high"]) == wilson(
+        2, 2, 0.95
+    )  # 1.5 of 2, to a whole sentence
     nothing = by_length([right[right["words"] > 10]], 0.95)[0]
-    assert nothing == {"at_least": 1, "at_most": 10, "n": 0, "share": None, "low": None, "high": None}
+    assert nothing == {
+        "at_least": 1,
+        "at_most": 10,
+        "n": 0,
+        "share": None,
+        "low": None,
+        "high": None,
+    }
 
 
 @pytest.mark.parametrize(
@@ -90,7 +104,9 @@ def test_kinds_of_sentences(text: str, expected: list[str]) -> None:
 
 
 def test_accuracy_by_kind_counts_a_sentence_in_each_of_its_kinds() -> None:
-    predictions = table(text=["not good", "not bad but long", "fine"], label=[0, 0, 1], predicted=[0, 1, 1])
+    predictions = table(
+        text=["not good", "not bad but long", "fine"], label=[0, 0, 1], predicted=[0, 1, 1]
+    )
     assert [(k["kind"], k["n"], k["share"]) for k in by_kind([predictions], 0.95)] == [
         ("negation", 2, 0.5), ("contrast", 1, 0.0), ("neither", 1, 1.0),
     ]  # fmt: skip
@@ -98,8 +114,12 @@ def test_accuracy_by_kind_counts_a_sentence_in_each_of_its_kinds() -> None:
 
 def test_the_worst_errors_are_the_most_frequent_then_the_surest() -> None:
     text = ["a", "b", "c", "d"]
-    first = table(text=text, label=[0, 0, 0, 1], predicted=[1, 1, 0, 1], probability=[0.9, 0.6, 0.99, 0.8])
-    second = table(text=text, label=[0, 0, 0, 1], predicted=[0, 1, 1, 1], probability=[0.5, 0.8, 0.95, 0.8])
+    first = table(
+        text=text, label=[0, 0, 0, 1], predicted=[1, 1, 0, 1], probability=[0.9, 0.6, 0.99, 0.8]
+    )
+    second = table(
+        text=text, label=[0, 0, 0, 1], predicted=[0, 1, 1, 1], probability=[0.5, 0.8, 0.95, 0.8]
+    )
     found = worst_errors([first, second])
     assert [(e["text"], e["wrong"], e["predicted"], round(e["probability"], 6)) for e in found] == [
         ("b", 2, 1, 0.7), ("c", 1, 1, 0.95), ("a", 1, 1, 0.9),
@@ -129,9 +149,15 @@ def test_the_pareto_front() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sentence,label\na,1\n", "columns are sentence, label; expected text, label, predicted[, probability]"),
+        (
+            "sentence,label\na,1\n",
+            "columns are sentence, label; expected text, label, predicted[, probability]",
+        ),
         ("label,predicted\n1,1\n", "columns are label, predicted; expected text"),
-        ("sentence,label,predicted,probability\na,1,x,0.5\n", "predicted is not a number everywhere"),
+        (
+            "sentence,label,predicted,probability\na,1,x,0.5\n",
+            "predicted is not a number everywhere",
+        ),
         ("sentence,label,predicted,probability\na,1,1,1.5\n", "a probability outside 0 .. 1"),
         ("sentence,label,predicted\n", "no rows"),
         ('sentence,label\n"a,1\n', "EOF inside string"),
@@ -139,20 +165,30 @@ def test_the_pareto_front() -> None:
         (None, "No such file"),
     ],
 )
-def test_wrong_predictions_are_named_with_the_remedy(tmp_path: Path, text: str | None, message: str) -> None:
+def test_wrong_predictions_are_named_with_the_remedy(
+    tmp_path: Path, text: str | None, message: str
+) -> None:
     path = tmp_path / "bert-1.csv"
     if text is not None:
         path.write_text(text)
     with pytest.raises(UserError) as error:
         read_predictions(path, "Run `dvc pull`.")
-    assert message in str(error.value) and str(path) in str(error.value) and str(error.value).endswith(" Run `dvc pull`.")
+    assert (
+        message in str(error.value)
+        and str(path) in str(error.value)
+        and str(error.value).endswith(" Run `dvc pull`.")
+    )
 
 
 def test_pairs_and_splits_of_predictions(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
-    path.write_text('premise,hypothesis,split,label,predicted\n"a, b",None,validation,2,1\nc,d,validation_mismatched,0,0\n')
+    path.write_text(
+        'premise,hypothesis,split,label,predicted\n"a, b",None,validation,2,1\nc,d,validation_mismatched,0,0\n'
+    )
     found = read_predictions(path, "")
-    assert found.to_dict("records") == [{"text": "a, b | None", "words": 3, "label": 2, "predicted": 1}]
+    assert found.to_dict("records") == [
+        {"text": "a, b | None", "words": 3, "label": 2, "predicted": 1}
+    ]
 
 
 # --- words and numbers --------------------------------------------------------------------------------------------------
@@ -161,16 +197,25 @@ def test_pairs_and_splits_of_predictions(tmp_path: Path) -> None:
 def test_both_languages_say_everything_with_the_same_places() -> None:
     for key, texts in TEXTS.items():
         assert set(texts) == set(LANGUAGES), key
-        assert set(re.findall(r"{(\w+)}", texts["en"])) == set(re.findall(r"{(\w+)}", texts["pt"])), key
+        assert set(re.findall(r"{(\w+)}", texts["en"])) == set(
+            re.findall(r"{(\w+)}", texts["pt"])
+        ), key
         assert all(text.strip() for text in texts.values()), key
 
 
 def test_numbers_are_written_as_the_language_writes_them() -> None:
     english, portuguese = (Wording(TEXTS, language) for language in ("en", "pt"))
     assert (english.number(1234.567), portuguese.number(1234.567)) == ("1,234.57", "1.234,57")
-    assert (english.number(-0.5, 1, sign=True), portuguese.number(0.25, sign=True)) == ("−0.5", "+0,25")
+    assert (english.number(-0.5, 1, sign=True), portuguese.number(0.25, sign=True)) == (
+        "−0.5",
+        "+0,25",
+    )
     assert (english.number("not run"), portuguese.number(None)) == ("not run", "não executado")
-    assert (english.short(1e-05), portuguese.short(0.1), english.short(1e-4)) == ("1e-5", "0,1", "0.0001")
+    assert (english.short(1e-05), portuguese.short(0.1), english.short(1e-4)) == (
+        "1e-5",
+        "0,1",
+        "0.0001",
+    )
     assert (english.interval(1, 2.5), portuguese.interval(None, 2.5)) == ("1.00 to 2.50", "–")
     assert (english.span([1, 1.04], 1), english.span([1, 2])) == ("1.0", "1 to 2")
     assert (english.seeds([3]), portuguese.seeds([1, 2])) == ("seed 3", "sementes 1, 2")
@@ -197,8 +242,14 @@ CASES: dict[str, tuple[dict[str, list[int]], dict[str, Any]]] = {
     "one run": ({"minilm": [1]}, {}),
     "nothing": ({}, {"speed": False}),
     "held out of train": ({"distilbert": [1, 2], "bert": [1]}, {"params": held_out}),
-    "pairs in three classes": ({"distilbert": [1, 2], "minilm": [1]}, {"params": few, "pairs": True, "classes": 3}),
-    "numbers": ({"distilbert": [1, 2], "minilm": [1]}, {"params": few, "pairs": True, "metric": "pearson"}),
+    "pairs in three classes": (
+        {"distilbert": [1, 2], "minilm": [1]},
+        {"params": few, "pairs": True, "classes": 3},
+    ),
+    "numbers": (
+        {"distilbert": [1, 2], "minilm": [1]},
+        {"params": few, "pairs": True, "metric": "pearson"},
+    ),
     "no error": ({"distilbert": [1]}, {"params": few, "wrong": 0.0}),
 }
 
@@ -235,7 +286,9 @@ def projects(tmp_path_factory: pytest.TempPathFactory, used: set[str]) -> dict[s
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Wording, "__call__", recorded)
         for name, (runs, options) in CASES.items():
-            folders[name] = toy_results(tmp_path_factory.mktemp("project") / "results", runs, **options)
+            folders[name] = toy_results(
+                tmp_path_factory.mktemp("project") / "results", runs, **options
+            )
             run_stages(folders[name], compare, report)
     return folders
 
@@ -261,7 +314,11 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         found = dict(attributes)
         self.tags.append(tag)
-        self.addresses += [found[name] or "" for name in ("href", "src", "xlink:href", "action", "data") if name in found]
+        self.addresses += [
+            found[name] or ""
+            for name in ("href", "src", "xlink:href", "action", "data")
+            if name in found
+        ]
         if "id" in found:
             self.ids.append(found["id"] or "")
         if tag == "svg":
@@ -311,10 +368,17 @@ def test_no_text_is_unused(projects: dict[str, Path], used: set[str]) -> None:
 
 def test_a_page_is_a_function_of_its_inputs(projects: dict[str, Path], tmp_path: Path) -> None:
     """Byte for byte, elsewhere and in another process."""
-    shutil.copytree(projects["one run"], tmp_path / "copy", symlinks=True, ignore=shutil.ignore_patterns("report"))
+    shutil.copytree(
+        projects["one run"],
+        tmp_path / "copy",
+        symlinks=True,
+        ignore=shutil.ignore_patterns("report"),
+    )
     run_stages(tmp_path / "copy", report)
     for name in PAGES:
-        assert (tmp_path / "copy/report" / name).read_bytes() == (projects["one run"] / "report" / name).read_bytes()
+        assert (tmp_path / "copy/report" / name).read_bytes() == (
+            projects["one run"] / "report" / name
+        ).read_bytes()
 
 
 def text_of(folder: Path, name: str = "report.html") -> str:
@@ -332,21 +396,39 @@ def test_the_pages_say_what_the_files_say(projects: dict[str, Path]) -> None:
     for model, seeds in ALL_RUNS.items():
         for seed in seeds:
             run = json.loads((folder / f"metrics/runs/{model}-{seed}.json").read_text())
-            assert f"{run['correct']} of 120" in english and f"{run['correct']} de 120" in portuguese
+            assert (
+                f"{run['correct']} of 120" in english and f"{run['correct']} de 120" in portuguese
+            )
     assert "15 of the 15" in english and "15 dos 15" in portuguese
     assert "<b>bold</b>" in english, "a sentence of the data was taken for markup"
     paired = json.loads((folder / "metrics/claims.json").read_text())["paired"]["mcnemar"]["1"]
-    assert " ".join(["seed 1", *(str(paired[key]) for key in ("both", "only_student", "only_teacher", "neither"))]) in english
+    assert (
+        " ".join(
+            [
+                "seed 1",
+                *(str(paired[key]) for key in ("both", "only_student", "only_teacher", "neither")),
+            ]
+        )
+        in english
+    )
 
 
 def test_what_was_not_run_says_so(projects: dict[str, Path]) -> None:
     one, nothing = text_of(projects["one run"]), text_of(projects["nothing"])
-    assert "distilbert, seeds 1, 2, 3, 4, 5 not run" in one and "minilm, seeds 2, 3, 4, 5 not run" in one
+    assert (
+        "distilbert, seeds 1, 2, 3, 4, 5 not run" in one
+        and "minilm, seeds 2, 3, 4, 5 not run" in one
+    )
     assert "Agreement needs two runs" in one and "The paired test needs distilbert and bert" in one
     assert "sentences that minilm gets wrong" in one, "the student was not run"
     assert "accuracy not run" in one, "the hollow points of the Pareto picture"
-    assert nothing.count("No training has run yet") == 8 and "Size and speed have not been measured" in nothing
-    assert "minilm not run – – – –" in nothing and "minilm ONNX, int8 22.0 88.00 7 0.52" in one, "exported forms"
+    assert (
+        nothing.count("No training has run yet") == 8
+        and "Size and speed have not been measured" in nothing
+    )
+    assert "minilm not run – – – –" in nothing and "minilm ONNX, int8 22.0 88.00 7 0.52" in one, (
+        "exported forms"
+    )
     assert "distilbert not run – – – –" in one
     assert "<svg" not in (projects["nothing"] / "report/report.html").read_text()
     assert "não executado" in text_of(projects["one run"], "report.pt-BR.html")
@@ -354,11 +436,16 @@ def test_what_was_not_run_says_so(projects: dict[str, Path]) -> None:
 
 def test_held_out_sentences_stand_beside_nothing_published(projects: dict[str, Path]) -> None:
     english = text_of(projects["held out of train"])
-    assert "Measured on the sentences held out of train" in english and "nothing published to compare with" in english
+    assert (
+        "Measured on the sentences held out of train" in english
+        and "nothing published to compare with" in english
+    )
     assert "points from the published" not in english and "63,349 training examples" in english
 
 
-def test_what_does_not_apply_to_a_dataset_is_left_out_with_a_sentence(projects: dict[str, Path]) -> None:
+def test_what_does_not_apply_to_a_dataset_is_left_out_with_a_sentence(
+    projects: dict[str, Path],
+) -> None:
     numbers, three = text_of(projects["numbers"]), text_of(projects["pairs in three classes"])
     assert numbers.count("Left out: this dataset's predictions are values") == 6
     assert "pearson by seed" in numbers and "accuracy by seed" not in numbers.lower()
@@ -369,11 +456,23 @@ def test_what_does_not_apply_to_a_dataset_is_left_out_with_a_sentence(projects: 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "metrics/claims.json").unlink(), "metrics/claims.json is missing. Run `dvc repro compare`."),
-        (lambda f: (f / "metrics/claims.json").write_text("[]"), "metrics/claims.json: expected a JSON object, found list."),
-        (lambda f: (f / "predictions/minilm-1.csv").unlink(), "predictions/minilm-1.csv: [Errno 2] No such file"),
+        (
+            lambda f: (f / "metrics/claims.json").unlink(),
+            "metrics/claims.json is missing. Run `dvc repro compare`.",
+        ),
+        (
+            lambda f: (f / "metrics/claims.json").write_text("[]"),
+            "metrics/claims.json: expected a JSON object, found list.",
+        ),
+        (
+            lambda f: (f / "predictions/minilm-1.csv").unlink(),
+            "predictions/minilm-1.csv: [Errno 2] No such file",
+        ),
         (lambda f: cut(f / "predictions/minilm-1.csv"), "of 119 right, metrics/runs/minilm-1.json"),
-        (lambda f: shutil.rmtree(f / "plots/curves"), "plots/curves/minilm-1/plots/metrics/loss.tsv: [Errno 2] No such file"),
+        (
+            lambda f: shutil.rmtree(f / "plots/curves"),
+            "plots/curves/minilm-1/plots/metrics/loss.tsv: [Errno 2] No such file",
+        ),
         (
             lambda f: (f / "environment/minilm-1.json").unlink(),
             "environment/minilm-1.json is missing. Run `dvc repro finetune@minilm-1`.",
@@ -392,7 +491,9 @@ def test_a_file_that_is_missing_or_of_another_run_is_named(
     projects: dict[str, Path], tmp_path: Path, damage: Any, message: str
 ) -> None:
     folder = tmp_path / "copy"
-    shutil.copytree(projects["one run"], folder, symlinks=True, ignore=shutil.ignore_patterns("report"))
+    shutil.copytree(
+        projects["one run"], folder, symlinks=True, ignore=shutil.ignore_patterns("report")
+    )
     damage(folder)
     with pytest.raises(UserError) as error:
         run_stages(folder, report)
@@ -413,7 +514,10 @@ def test_the_finished_pipeline_has_its_report(finished: Repository) -> None:
     run = finished.json("metrics/runs/tiny-1.json")
     english = text_of(finished.path)
     assert f"{run['correct']} of 24" in english and "1 of the 1" in english
-    assert sorted(path.name for path in (finished.path / "report").iterdir()) == ["comparison.md", *PAGES]
+    assert sorted(path.name for path in (finished.path / "report").iterdir()) == [
+        "comparison.md",
+        *PAGES,
+    ]
 
 
 def test_a_claim_without_a_text_of_ours_keeps_its_rule() -> None:
@@ -430,7 +534,9 @@ def test_a_claim_without_a_text_of_ours_keeps_its_rule() -> None:
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not chromium or not driver:
-        pytest.skip("no chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
+        pytest.skip(
+            "no chromium and chromedriver (Debian: apt-get install chromium chromium-driver)"
+        )
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
@@ -470,35 +576,53 @@ def test_in_a_browser(browser: Any, projects: dict[str, Path], case: str, name: 
     address = (projects[case] / "report" / name).as_uri()
     backgrounds = set()
     for theme in ("light", "dark"):
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": theme}]})
+        browser.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia",
+            {"features": [{"name": "prefers-color-scheme", "value": theme}]},
+        )
         for width in (1280, 390):
             size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
             browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
             browser.get(address)
             assert browser.execute_script("return document.documentElement.scrollWidth") <= width
             assert browser.execute_script(OVERFLOW) == [], (theme, width)
-        backgrounds.add(browser.execute_script("return getComputedStyle(document.documentElement).backgroundColor"))
+        backgrounds.add(
+            browser.execute_script(
+                "return getComputedStyle(document.documentElement).backgroundColor"
+            )
+        )
     assert len(backgrounds) == 2, "light and dark look alike"
-    printed = browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True, "printBackground": True})["data"]
+    printed = browser.execute_cdp_cmd(
+        "Page.printToPDF", {"preferCSSPageSize": True, "printBackground": True}
+    )["data"]
     pages = len(re.findall(rb"/Type\s*/Page\b", base64.b64decode(printed)))
     slides = browser.execute_script('return document.querySelectorAll("section").length')
     assert pages == slides if "slides" in name else 3 <= pages <= 20, pages
-    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    assert [
+        entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")
+    ] == []
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    requested = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+    requested = {
+        m["params"]["request"]["url"]
+        for m in messages
+        if m["method"] == "Network.requestWillBeSent"
+    }
     assert {url for url in requested if not url.startswith(("chrome:", "data:"))} == {address}
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("case", ["everything", "one run"])
 @pytest.mark.parametrize("name", PAGES[2:])
-def test_slides_fit_and_turn_by_the_arrow_keys(browser: Any, projects: dict[str, Path], case: str, name: str) -> None:
+def test_slides_fit_and_turn_by_the_arrow_keys(
+    browser: Any, projects: dict[str, Path], case: str, name: str
+) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 1280, "height": 720, "deviceScaleFactor": 1, "mobile": False}
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 1280, "height": 720, "deviceScaleFactor": 1, "mobile": False},
     )
     browser.get((projects[case] / "report" / name).as_uri())
     inside = 'return [...document.querySelectorAll("section")].filter(e => e.scrollHeight > e.clientHeight + 1).map(e => e.innerText.slice(0, 40))'

@@ -12,11 +12,17 @@ import pytest
 from conftest import ROOT, Repository, load_yaml
 
 STAGES = sorted(load_yaml(ROOT / "dvc.yaml")["stages"])
-MODULES = sorted(path for folder in ("reproduce", "stages", "tests", "benchmarks") for path in (ROOT / folder).glob("*.py"))
+MODULES = sorted(
+    path
+    for folder in ("reproduce", "stages", "tests", "benchmarks")
+    for path in (ROOT / folder).glob("*.py")
+)
 
 
 def pins() -> dict[str, str]:
-    lines = [line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    lines = [
+        line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()
+    ]
     return dict(line.split("==") for line in lines if line)
 
 
@@ -35,11 +41,15 @@ def test_what_is_imported_is_required() -> None:
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 imported.add(node.module.split(".")[0])
-    own = {"reproduce", "stages", "benchmarks", "conftest"} | {path.stem for path in (ROOT / "tests").glob("*.py")}
+    own = {"reproduce", "stages", "benchmarks", "conftest"} | {
+        path.stem for path in (ROOT / "tests").glob("*.py")
+    }
     distributions = packages_distributions()
     required = {name.lower().replace("_", "-") for name in pins()}
     for name in sorted(imported - own - sys.stdlib_module_names):
-        assert {d.lower().replace("_", "-") for d in distributions[name]} & required or name == "ruamel", name
+        assert {
+            d.lower().replace("_", "-") for d in distributions[name]
+        } & required or name == "ruamel", name
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -60,7 +70,9 @@ def test_every_module_says_what_it_is() -> None:
     for path in MODULES:
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
     for stage in STAGES:
-        assert f"Run as: python -m stages.{stage}" in (ROOT / "stages" / f"{stage}.py").read_text(encoding="utf-8")
+        assert f"Run as: python -m stages.{stage}" in (ROOT / "stages" / f"{stage}.py").read_text(
+            encoding="utf-8"
+        )
 
 
 def test_the_readme_names_every_module_of_the_pipeline() -> None:
@@ -76,24 +88,34 @@ def test_committed_metrics_belong_to_the_committed_parameters() -> None:
     params = load_yaml(ROOT / "params.yaml")
     accuracy = json.loads((ROOT / "metrics/accuracy.json").read_text())
     assert (accuracy["dataset"], accuracy["split"]) == (params["dataset"], "validation")
-    assert {name: list(map(int, model["by_seed"])) for name, model in accuracy["models"].items()} == {
-        name: list(params["seeds"]) for name in params["models"]
-    }
+    assert {
+        name: list(map(int, model["by_seed"])) for name, model in accuracy["models"].items()
+    } == {name: list(params["seeds"]) for name in params["models"]}
     locked = load_yaml(ROOT / "dvc.lock")["stages"]
     for path in (ROOT / "metrics/runs").glob("*.json"):
         assert f"evaluate@{path.stem}" in locked and f"finetune@{path.stem}" in locked
         run = json.loads(path.read_text())
-        assert accuracy["models"][run["model"]]["correct_by_seed"][str(run["seed"])] == run["correct"]
+        assert (
+            accuracy["models"][run["model"]]["correct_by_seed"][str(run["seed"])] == run["correct"]
+        )
 
 
 def test_no_path_of_a_machine_in_results() -> None:
-    for path in [*ROOT.glob("metrics/**/*.json"), *ROOT.glob("environment/*.json"), *ROOT.glob("benchmarks/results/*.json")]:
+    for path in [
+        *ROOT.glob("metrics/**/*.json"),
+        *ROOT.glob("environment/*.json"),
+        *ROOT.glob("benchmarks/results/*.json"),
+    ]:
         text = path.read_text(encoding="utf-8")
-        assert str(Path.home()) + "/" not in text and "/tmp/" not in text and str(ROOT) not in text, path
+        assert (
+            str(Path.home()) + "/" not in text and "/tmp/" not in text and str(ROOT) not in text
+        ), path
 
 
 def test_the_guard_against_the_network_works(repository: Repository) -> None:
     """Every stage that the tests run has this guard; it must be able to fail."""
     code = "import socket; socket.create_connection(('127.0.0.1', 9))"
-    done = subprocess.run([sys.executable, "-c", code], env=repository.env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=repository.env, capture_output=True, text=True
+    )
     assert done.returncode == 97 and "NETWORK" in done.stderr

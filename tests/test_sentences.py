@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from reproduce.sentences import md5, read_tsv, to_tsv
-from reproduce.stage import UserError
+from reproduce.files import UserError
+from reproduce.inputs.sentences import md5, read_tsv, to_tsv
 
 LABELLED = (
     "sentence\tlabel\n"
@@ -49,7 +49,9 @@ def test_the_pocket_files_come_back_byte_for_byte(split: str) -> None:
 
 
 def test_the_last_newline_may_be_missing(tmp_path: Path) -> None:
-    assert read_tsv(write(tmp_path / "train.tsv", LABELLED[:-1]), 2) == read_tsv(write(tmp_path / "all.tsv", LABELLED), 2)
+    assert read_tsv(write(tmp_path / "train.tsv", LABELLED[:-1]), 2) == read_tsv(
+        write(tmp_path / "all.tsv", LABELLED), 2
+    )
 
 
 def test_labels_go_up_to_the_number_of_classes(tmp_path: Path) -> None:
@@ -100,7 +102,9 @@ BAD = {
 
 
 @pytest.mark.parametrize(("data", "n_labels", "message"), BAD.values(), ids=BAD)
-def test_damage_is_named_with_file_and_line(tmp_path: Path, data: bytes, n_labels: int | None, message: str) -> None:
+def test_damage_is_named_with_file_and_line(
+    tmp_path: Path, data: bytes, n_labels: int | None, message: str
+) -> None:
     path = write(tmp_path / "data.tsv", data)
     with pytest.raises(UserError) as error:
         read_tsv(path, n_labels)
@@ -110,7 +114,9 @@ def test_damage_is_named_with_file_and_line(tmp_path: Path, data: bytes, n_label
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         read_tsv(tmp_path / "train.tsv", 2)
-    assert str(error.value) == f"{tmp_path / 'train.tsv'} is missing. Run `dvc repro`, which makes it."
+    assert (
+        str(error.value) == f"{tmp_path / 'train.tsv'} is missing. Run `dvc repro`, which makes it."
+    )
 
 
 def test_a_long_header_is_cut_in_the_message(tmp_path: Path) -> None:
@@ -127,9 +133,12 @@ def test_a_label_with_a_leading_zero_is_no_label(tmp_path: Path, label: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("data", "n_labels"), [(b"sentence\tlabel\r\nfine\t1\r\n", 2), (b"index\tsentence\r\n0\tfine\r\n", None)]
+    ("data", "n_labels"),
+    [(b"sentence\tlabel\r\nfine\t1\r\n", 2), (b"index\tsentence\r\n0\tfine\r\n", None)],
 )
-def test_windows_newlines_are_named_in_the_first_line(tmp_path: Path, data: bytes, n_labels: int | None) -> None:
+def test_windows_newlines_are_named_in_the_first_line(
+    tmp_path: Path, data: bytes, n_labels: int | None
+) -> None:
     """Else every hidden sentence would silently end in a carriage return."""
     with pytest.raises(UserError, match="line 1: "):
         read_tsv(write(tmp_path / "data.tsv", data), n_labels)
@@ -159,7 +168,10 @@ def test_pairs_come_back_byte_for_byte(tmp_path: Path) -> None:
     assert (texts, labels) == (["It rains. \tIt is wet.", "No\t", "\tonly one of them"], [0, 2, 1])
     assert to_tsv(texts, labels, PAIR) == PAIRS
     hidden = to_tsv(texts, [-1] * 3, PAIR)
-    assert hidden == b"index\tpremise\thypothesis\n0\tIt rains. \tIt is wet.\n1\tNo\t\n2\t\tonly one of them\n"
+    assert (
+        hidden
+        == b"index\tpremise\thypothesis\n0\tIt rains. \tIt is wet.\n1\tNo\t\n2\t\tonly one of them\n"
+    )
     assert read_tsv(write(tmp_path / "test.tsv", hidden), None, PAIR) == (texts, [-1] * 3)
 
 
@@ -177,15 +189,23 @@ def test_a_number_that_three_decimals_would_change_is_refused(tmp_path: Path) ->
     assert written == b"sentence\tlabel\na\t0.1234\n"
     with pytest.raises(UserError) as error:
         read_tsv(write(tmp_path / "train.tsv", written), (0, 1))
-    assert str(error.value).endswith("line 2: label '0.1234', expected a number from 0 to 1 with at most three decimals.")
+    assert str(error.value).endswith(
+        "line 2: label '0.1234', expected a number from 0 to 1 with at most three decimals."
+    )
 
 
-@pytest.mark.parametrize("label", ["5.001", "-0.1", "nan", "inf", "1e0", "1_0", " 1", "1.", ".5", "", "x", "+1", "\u0661"])
+@pytest.mark.parametrize(
+    "label",
+    ["5.001", "-0.1", "nan", "inf", "1e0", "1_0", " 1", "1.", ".5", "", "x", "+1", "\u0661"],
+)
 def test_a_label_that_is_no_number_of_the_scale_is_refused(tmp_path: Path, label: str) -> None:
     path = write(tmp_path / "train.tsv", f"sentence\tlabel\nfine\t1\nfine\t{label}\n".encode())
     with pytest.raises(UserError) as error:
         read_tsv(path, (0.0, 5.0))
-    assert str(error.value) == f"{path}, line 3: label {label!r}, expected a number from 0 to 5 with at most three decimals."
+    assert (
+        str(error.value)
+        == f"{path}, line 3: label {label!r}, expected a number from 0 to 5 with at most three decimals."
+    )
 
 
 def test_a_scale_may_go_below_zero(tmp_path: Path) -> None:
@@ -205,7 +225,9 @@ BAD_PAIRS = {
 
 
 @pytest.mark.parametrize(("data", "message"), BAD_PAIRS.values(), ids=BAD_PAIRS)
-def test_damaged_pairs_are_named_with_file_and_line(tmp_path: Path, data: bytes, message: str) -> None:
+def test_damaged_pairs_are_named_with_file_and_line(
+    tmp_path: Path, data: bytes, message: str
+) -> None:
     path = write(tmp_path / "data.tsv", data)
     with pytest.raises(UserError) as error:
         read_tsv(path, 3, PAIR)

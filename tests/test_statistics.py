@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from reproduce.statistics import (
+from reproduce.verdict.statistics import (
     bootstrap_ratio,
     bootstrap_score,
     difference_from_published,
@@ -32,28 +32,43 @@ DRUG_2 = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
 @pytest.mark.parametrize(
     ("correct", "n", "low", "high"),
     # Newcombe (1998), "Two-sided confidence intervals for the single proportion", Statistics in Medicine 17, Table I, method 3.
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0000, 0.1611), (1, 29, 0.0061, 0.1718)],
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0000, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
 )
-def test_wilson_s_interval_is_newcombe_s_table(correct: int, n: int, low: float, high: float) -> None:
+def test_wilson_s_interval_is_newcombe_s_table(
+    correct: int, n: int, low: float, high: float
+) -> None:
     assert [round(bound, 4) for bound in wilson(correct, n, 0.95)] == [low, high]
 
 
 @pytest.mark.parametrize("correct", [0, 1, 436, 796, 872])
 @pytest.mark.parametrize("confidence", [0.9, 0.95])
-def test_wilson_s_bounds_are_where_the_score_test_is_just_significant(correct: int, confidence: float) -> None:
+def test_wilson_s_bounds_are_where_the_score_test_is_just_significant(
+    correct: int, confidence: float
+) -> None:
     """The definition: (p - bound)^2 = z^2 bound (1 - bound) / n."""
     z = stats.norm.ppf((1 + confidence) / 2)
     low, high = wilson(correct, 872, confidence)
     assert low <= correct / 872 <= high
     for bound in (low, high):
-        assert (correct / 872 - bound) ** 2 == pytest.approx(z**2 * bound * (1 - bound) / 872, abs=1e-12)
+        assert (correct / 872 - bound) ** 2 == pytest.approx(
+            z**2 * bound * (1 - bound) / 872, abs=1e-12
+        )
 
 
 @pytest.mark.parametrize(
     ("first", "second", "low", "high"),
     # Newcombe (1998), "Interval estimation for the difference between independent proportions", Statistics in Medicine 17,
     # Table II, method 10, cases (a), (b) and (g).
-    [((56, 70), (48, 80), 0.0524, 0.3339), ((9, 10), (3, 10), 0.1705, 0.8090), ((10, 10), (0, 20), 0.6791, 1.0000)],
+    [
+        ((56, 70), (48, 80), 0.0524, 0.3339),
+        ((9, 10), (3, 10), 0.1705, 0.8090),
+        ((10, 10), (0, 20), 0.6791, 1.0000),
+    ],
 )
 def test_the_difference_of_two_proportions_is_newcombe_s_table(
     first: tuple[int, int], second: tuple[int, int], low: float, high: float
@@ -89,7 +104,11 @@ def test_student_s_interval_of_five_values_by_hand() -> None:
 def test_one_seed_has_no_interval_and_equal_seeds_one_of_no_width() -> None:
     assert seed_interval([91.3], 0.95) is None
     assert seed_interval([91.3, 91.3, 91.3], 0.95) == (91.3, 91.3)
-    assert ratio_interval([91.3], [92.7, 92.8], 0.95) is ratio_interval([91.3, 91.0], [92.7], 0.95) is None
+    assert (
+        ratio_interval([91.3], [92.7, 92.8], 0.95)
+        is ratio_interval([91.3, 91.0], [92.7], 0.95)
+        is None
+    )
     assert ratio_interval([91.0, 91.0], [92.0, 92.0], 0.95) == (91 / 92, 91 / 92)
 
 
@@ -106,13 +125,17 @@ def test_against_a_published_mean_the_interval_is_the_prediction_interval(theirs
 
 def test_a_published_number_has_our_error_turned_round() -> None:
     """80 in (78, 81) against 79: theirs is (77, 80), so 1 - hypot(2, 1) to 1 + hypot(1, 2)."""
-    assert difference_from_published(80, (78, 81), 79) == pytest.approx((1 - math.sqrt(5), 1 + math.sqrt(5)))
+    assert difference_from_published(80, (78, 81), 79) == pytest.approx(
+        (1 - math.sqrt(5), 1 + math.sqrt(5))
+    )
 
 
 def test_the_ratio_of_means_is_welch_s_interval_of_logarithms() -> None:
     """R: with(sleep, t.test(extra ~ group)) prints -3.3654832 0.2054832. As logarithms, the ratio's interval is its exponential."""
     interval = ratio_interval([math.exp(x) for x in DRUG_1], [math.exp(x) for x in DRUG_2], 0.95)
-    assert interval and tuple(map(math.log, interval)) == pytest.approx((-3.3654832, 0.2054832), abs=5e-8)
+    assert interval and tuple(map(math.log, interval)) == pytest.approx(
+        (-3.3654832, 0.2054832), abs=5e-8
+    )
 
 
 def test_there_is_no_ratio_of_what_is_not_positive() -> None:
@@ -124,7 +147,9 @@ def test_there_is_no_ratio_of_what_is_not_positive() -> None:
 
 def columns(both: int, only_first: int, only_second: int, neither: int) -> tuple[Any, Any]:
     first = np.array([True] * (both + only_first) + [False] * (only_second + neither))
-    second = np.array([True] * both + [False] * only_first + [True] * only_second + [False] * neither)
+    second = np.array(
+        [True] * both + [False] * only_first + [True] * only_second + [False] * neither
+    )
     order = np.random.default_rng(0).permutation(len(first))
     return first[order], second[order]
 
@@ -139,7 +164,15 @@ def exact_p(b: int, c: int) -> Fraction:
     ("both", "b", "c", "neither"),
     # The first: approval of a prime minister in two surveys (Agresti, Categorical Data Analysis, the table of the chapter on
     # matched pairs): 794, 150, 86, 570.
-    [(794, 150, 86, 570), (780, 20, 33, 39), (10, 1, 9, 0), (800, 5, 5, 62), (800, 0, 7, 65), (3, 1, 0, 0), (1, 6, 5, 1)],
+    [
+        (794, 150, 86, 570),
+        (780, 20, 33, 39),
+        (10, 1, 9, 0),
+        (800, 5, 5, 62),
+        (800, 0, 7, 65),
+        (3, 1, 0, 0),
+        (1, 6, 5, 1),
+    ],
 )
 def test_mcnemar_is_exact(both: int, b: int, c: int, neither: int) -> None:
     result = mcnemar(*columns(both, b, c, neither))
@@ -178,7 +211,9 @@ def test_scores_equal_scikit_learn_s_row_by_row(metric: str) -> None:
     found = score(metric, labels, predicted)
     assert found.shape == (4, 3)
     for i, j in itertools.product(range(4), range(3)):
-        assert found[i, j] == pytest.approx(REFERENCE[metric](labels[i, j], predicted[i, j]), abs=1e-12), (i, j)
+        assert found[i, j] == pytest.approx(
+            REFERENCE[metric](labels[i, j], predicted[i, j]), abs=1e-12
+        ), (i, j)
 
 
 def test_pearson_s_correlation_is_scipy_s_and_0_where_there_is_none() -> None:
@@ -188,7 +223,10 @@ def test_pearson_s_correlation_is_scipy_s_and_0_where_there_is_none() -> None:
         assert found == pytest.approx(stats.pearsonr(x, y).statistic, abs=1e-12)
     assert score("pearson", np.array([1.0, 2.0]), np.array([3.0, 3.0])) == 0
     # Anscombe's quartet (1973), the first set: r = 0.816
-    x, y = [10, 8, 13, 9, 11, 14, 6, 4, 12, 7, 5], [8.04, 6.95, 7.58, 8.81, 8.33, 9.96, 7.24, 4.26, 10.84, 4.82, 5.68]
+    x, y = (
+        [10, 8, 13, 9, 11, 14, 6, 4, 12, 7, 5],
+        [8.04, 6.95, 7.58, 8.81, 8.33, 9.96, 7.24, 4.26, 10.84, 4.82, 5.68],
+    )
     assert float(score("pearson", np.array(x), np.array(y))) == pytest.approx(0.816, abs=5e-4)
 
 
@@ -212,14 +250,20 @@ def exact_ratios(first: Any, second: Any, seeds_too: bool) -> list[float]:
     """The ratios of all resamples of few sentences (and of few seeds), each as likely as any other."""
     n = first.shape[1]
     choices = [
-        list(itertools.product(range(len(rows)), repeat=len(rows))) if seeds_too else [tuple(range(len(rows)))]
+        list(itertools.product(range(len(rows)), repeat=len(rows)))
+        if seeds_too
+        else [tuple(range(len(rows)))]
         for rows in (first, second)
     ]
     ratios = []
     for sentences in itertools.product(range(n), repeat=n):
         accuracy = [rows[:, sentences].mean(axis=1) for rows in (first, second)]
         for of_first, of_second in itertools.product(*choices):
-            ratios.append(float(np.median(accuracy[0][list(of_first)]) / np.median(accuracy[1][list(of_second)])))
+            ratios.append(
+                float(
+                    np.median(accuracy[0][list(of_first)]) / np.median(accuracy[1][list(of_second)])
+                )
+            )
     return ratios
 
 
@@ -230,24 +274,31 @@ def test_the_paired_bootstrap_is_the_exact_one(seeds_too: bool) -> None:
     first = np.array([[1, 0, 1, 1], [1, 1, 0, 1]])
     second = np.array([[1, 1, 1, 1], [1, 1, 1, 1]])
     exact = np.quantile(exact_ratios(first, second, seeds_too), [0.1, 0.9])
-    found = bootstrap_ratio("accuracy", np.ones(4), first, second, 0.8, 20_000, 0, seeds_too=seeds_too)
+    found = bootstrap_ratio(
+        "accuracy", np.ones(4), first, second, 0.8, 20_000, 0, seeds_too=seeds_too
+    )
     assert found == pytest.approx(tuple(exact), abs=1e-9)
 
 
 def test_models_that_are_wrong_together_lose_nothing() -> None:
     """Paired: where both have the same sentences right, every resample has the ratio 1, however few they are."""
     same = np.array([[1.0] * 60 + [0.0] * 40])
-    assert bootstrap_ratio("accuracy", np.ones(100), same, same, 0.95, 999, 0, seeds_too=True) == (1.0, 1.0)
+    assert bootstrap_ratio("accuracy", np.ones(100), same, same, 0.95, 999, 0, seeds_too=True) == (
+        1.0,
+        1.0,
+    )
 
 
 def test_seeds_widen_the_interval_and_the_seed_of_the_bootstrap_repeats_it() -> None:
     rng = np.random.default_rng(3)
     labels = np.ones(400)
     first, second = (
-        (rng.random((5, 400)) < rates[:, None]).astype(float) for rates in (np.linspace(0.8, 0.9, 5), np.linspace(0.85, 0.95, 5))
+        (rng.random((5, 400)) < rates[:, None]).astype(float)
+        for rates in (np.linspace(0.8, 0.9, 5), np.linspace(0.85, 0.95, 5))
     )
     alone, both, again = (
-        bootstrap_ratio("accuracy", labels, first, second, 0.95, 1999, 7, seeds_too=too) for too in (False, True, True)
+        bootstrap_ratio("accuracy", labels, first, second, 0.95, 1999, 7, seeds_too=too)
+        for too in (False, True, True)
     )
     assert alone and both and both == again
     assert both[1] - both[0] > 1.2 * (alone[1] - alone[0])
@@ -256,4 +307,6 @@ def test_seeds_widen_the_interval_and_the_seed_of_the_bootstrap_repeats_it() -> 
 def test_a_ratio_over_what_may_be_nothing_is_not_given() -> None:
     """Two of four sentences right: one resample in sixteen has none, and no ratio."""
     half = np.array([[1.0, 1.0, 0.0, 0.0]])
-    assert bootstrap_ratio("accuracy", np.ones(4), half, half, 0.95, 999, 0, seeds_too=False) is None
+    assert (
+        bootstrap_ratio("accuracy", np.ones(4), half, half, 0.95, 999, 0, seeds_too=False) is None
+    )

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from conftest import ROOT, Repository
-from reproduce.catalog import Dataset
+from reproduce.files import UserError
+from reproduce.inputs.catalog import Dataset
 from reproduce.params import read_yaml, validate
-from reproduce.stage import UserError
-from reproduce.submission import TASKS, check_format, median_seed, submission_tsv
+from tools.submission import TASKS, check_format, median_seed, submission_tsv
 
 pytestmark = pytest.mark.usefixtures("warm")
 
@@ -37,9 +37,14 @@ def test_the_median_run(scores: dict[int, float], seed: int) -> None:
 def test_the_form_of_each_kind_of_answer() -> None:
     logits = torch.tensor([[2.0, 1.0], [0.0, 3.0]])
     assert submission_tsv(logits, SST2, None) == "index\tprediction\n0\t0\n1\t1\n"
-    assert submission_tsv(logits, RTE, None) == "index\tprediction\n0\tentailment\n1\tnot_entailment\n"
+    assert (
+        submission_tsv(logits, RTE, None) == "index\tprediction\n0\tentailment\n1\tnot_entailment\n"
+    )
     numbers = torch.tensor([[-0.5], [2.34567], [7.0]])
-    assert submission_tsv(numbers, STSB, (0.0, 5.0)) == "index\tprediction\n0\t0.000\n1\t2.346\n2\t5.000\n"
+    assert (
+        submission_tsv(numbers, STSB, (0.0, 5.0))
+        == "index\tprediction\n0\t0.000\n1\t2.346\n2\t5.000\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -81,16 +86,22 @@ def test_tasks_fit_the_catalog() -> None:
 def as_sst2(copy: Repository) -> None:
     """Call the toy data SST-2, its validation sentences the test set, and say so in what the run left."""
     copy.edit(
-        "catalog.yaml", lambda c: c["datasets"].update(sst2={**c["datasets"]["toy"], "test": c["datasets"]["toy"]["validation"]})
+        "catalog.yaml",
+        lambda c: c["datasets"].update(
+            sst2={**c["datasets"]["toy"], "test": c["datasets"]["toy"]["validation"]}
+        ),
     )
     copy.edit("params.yaml", lambda p: p.update(dataset="sst2"))
     run = copy.path / "metrics/runs/tiny-1.json"
     run.write_text(json.dumps({**copy.json("metrics/runs/tiny-1.json"), "dataset": "sst2"}))
-    shutil.copyfile(copy.path / "data/tokenized/tiny/validation.parquet", copy.path / "data/tokenized/tiny/test.parquet")
+    shutil.copyfile(
+        copy.path / "data/tokenized/tiny/validation.parquet",
+        copy.path / "data/tokenized/tiny/test.parquet",
+    )
 
 
 def submit(copy: Repository, model: str = "tiny", ok: bool = True) -> Any:
-    return copy.run(sys.executable, "-m", "reproduce.submission", "--model", model, ok=ok)
+    return copy.run(sys.executable, "-m", "tools.submission", "--model", model, ok=ok)
 
 
 def test_the_file_holds_the_models_own_predictions(copy: Repository) -> None:
@@ -103,23 +114,34 @@ def test_the_file_holds_the_models_own_predictions(copy: Repository) -> None:
         answers = list(csv.reader(file, delimiter="\t"))
     with (copy.path / "predictions/tiny-1.csv").open(newline="") as file:
         expected = [row["predicted"] for row in csv.DictReader(file)]
-    assert answers == [["index", "prediction"], *([str(i), label] for i, label in enumerate(expected))]
+    assert answers == [
+        ["index", "prediction"],
+        *([str(i), label] for i, label in enumerate(expected)),
+    ]
     assert copy.run("git", "status", "--porcelain", "submission").stdout == ""
 
 
 def test_what_cannot_be_submitted_is_refused(copy: Repository) -> None:
     def refused(model: str = "tiny") -> str:
         done = submit(copy, model, ok=False)
-        assert done.returncode == 1 and "Traceback" not in done.stderr and not (copy.path / "submission").exists()
+        assert (
+            done.returncode == 1
+            and "Traceback" not in done.stderr
+            and not (copy.path / "submission").exists()
+        )
         return str(done.stderr)
 
     assert "dataset toy has no test set on GLUE's server; these have: cola, mnli, " in refused()
     as_sst2(copy)
     assert "model 'bert' is not one of params.yaml's: tiny." in refused("bert")
     (copy.path / "data/tokenized/tiny/test.parquet").unlink()
-    assert "data/tokenized/tiny/test.parquet is missing. Run `dvc repro evaluate@tiny-1`" in refused()
+    assert (
+        "data/tokenized/tiny/test.parquet is missing. Run `dvc repro evaluate@tiny-1`" in refused()
+    )
     run = copy.path / "metrics/runs/tiny-1.json"
-    run.write_text(json.dumps({**copy.json("metrics/runs/tiny-1.json"), "split": "held out of train"}))
+    run.write_text(
+        json.dumps({**copy.json("metrics/runs/tiny-1.json"), "split": "held out of train"})
+    )
     assert "expected a score on the validation set of sst2" in refused()
     run.unlink()
     assert "no run of tiny on sst2 in metrics/runs" in refused()

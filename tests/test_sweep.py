@@ -12,7 +12,9 @@ from conftest import ROOT, Repository, load_yaml
 
 pytestmark = pytest.mark.usefixtures("warm")
 
-BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/sweep.md").read_text(encoding="utf-8"), re.DOTALL)
+BLOCKS = re.findall(
+    r"```bash\n(.*?)```", (ROOT / "docs/sweep.md").read_text(encoding="utf-8"), re.DOTALL
+)
 # SST-2 and MiniLM in the document; 96 sentences and a tiny model here.
 TINY = {
     "minilm": "tiny",
@@ -40,7 +42,9 @@ def workers(repository: Repository) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if "queue-worker" in process.cmdline() and Path(process.cwd()).is_relative_to(repository.path):
+            if "queue-worker" in process.cmdline() and Path(process.cwd()).is_relative_to(
+                repository.path
+            ):
                 found.append(process)
     return found
 
@@ -57,7 +61,11 @@ def wait_for_the_queue(repository: Repository) -> None:
 def study(copy: Repository) -> Iterator[Repository]:
     """A finished study of one model and one seed, with a learning rate of its own as MiniLM has one."""
     copy.edit(
-        "params.yaml", lambda p: (p["overrides"].update(tiny={"learning_rate": 1e-2}), p["finetune"].update(learning_rate=5e-3))
+        "params.yaml",
+        lambda p: (
+            p["overrides"].update(tiny={"learning_rate": 1e-2}),
+            p["finetune"].update(learning_rate=5e-3),
+        ),
     )
     copy.run("git", "commit", "-qam", "a learning rate of its own")
     yield copy
@@ -70,12 +78,16 @@ def study(copy: Repository) -> Iterator[Repository]:
 
 
 def ran(repository: Repository, name: str) -> list[str]:
-    return re.findall(r"Running stage '([^']+)'", repository.run("dvc", "queue", "logs", name).stdout)
+    return re.findall(
+        r"Running stage '([^']+)'", repository.run("dvc", "queue", "logs", name).stdout
+    )
 
 
 def shown(repository: Repository, name: str, file: str) -> str:
     """A file of an experiment."""
-    ref = repository.run("git", "for-each-ref", f"refs/exps/*/*/{name}", "--format=%(refname)").stdout.strip()
+    ref = repository.run(
+        "git", "for-each-ref", f"refs/exps/*/*/{name}", "--format=%(refname)"
+    ).stdout.strip()
     return repository.run("git", "show", f"{ref}:{file}").stdout
 
 
@@ -91,7 +103,9 @@ def test_the_document_from_top_to_bottom(study: Repository) -> None:
     status = study.run("dvc", "queue", "status").stdout
     assert status.count("Success") == 4 and "0 active" in status, status
     assert study.run("git", "status", "--porcelain").stdout == ""
-    assert (study.path / "models/finetuned/tiny-1/model.safetensors").read_bytes() == before, "the workspace has changed"
+    assert (study.path / "models/finetuned/tiny-1/model.safetensors").read_bytes() == before, (
+        "the workspace has changed"
+    )
     log = run(study, "dvc queue status\ndvc queue logs")
     assert "Running stage 'download_dataset'" in log and "Running stage 'finetune@tiny-1'" in log
     assert sorted(ran(study, "seed-1")) == [
@@ -121,7 +135,10 @@ def test_the_document_from_top_to_bottom(study: Repository) -> None:
     # A narrowed experiment that is applied takes the other seed away; the way back brings it.
     assert "tiny-3" in (study.path / "dvc.lock").read_text()
     run(study, "dvc exp apply seed-1")
-    there = {seed: (study.path / f"models/finetuned/tiny-{seed}/model.safetensors").exists() for seed in (2, 3)}
+    there = {
+        seed: (study.path / f"models/finetuned/tiny-{seed}/model.safetensors").exists()
+        for seed in (2, 3)
+    }
     assert there == {2: True, 3: False}
     assert load_yaml(study.path / "params.yaml")["seeds"] == [2]
     run(study, "git checkout -- .\ndvc checkout")
@@ -143,5 +160,9 @@ def test_no_block_of_the_document_is_left_out() -> None:
     """The test above names each block by its first words, once."""
     source = Path(__file__).read_text(encoding="utf-8")
     for block in BLOCKS:
-        starts = [start for start in re.findall(r'run\(study, "(.*?)"\)', source) if block.startswith(start.replace("\\n", "\n"))]
+        starts = [
+            start
+            for start in re.findall(r'run\(study, "(.*?)"\)', source)
+            if block.startswith(start.replace("\\n", "\n"))
+        ]
         assert len(starts) == 1, block

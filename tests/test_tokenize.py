@@ -11,17 +11,20 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from conftest import Repository
-from reproduce.sentences import read_tsv
-from reproduce.stage import UserError
+from reproduce.files import UserError
+from reproduce.inputs.sentences import read_tsv
+from reproduce.inputs.tokenizer import length_summary, load_tokenizer, tokenize_split
 from stages import tokenize
-from stages.tokenize import length_summary, load_tokenizer, tokenize_split
 
 NAMES = ["NEGATIVE", "POSITIVE"]
 SENTENCES = ["A gripping film. ", "x" * 40, "Not funny, not once!", "ÜBER – 電影"]
 
 
 def of_lengths(*lengths: int) -> Dataset:
-    return Dataset.from_dict({"input_ids": [list(range(n)) for n in lengths]}, Features({"input_ids": List(Value("int32"))}))
+    return Dataset.from_dict(
+        {"input_ids": [list(range(n)) for n in lengths]},
+        Features({"input_ids": List(Value("int32"))}),
+    )
 
 
 def test_ids_are_the_tokenizer_s_own(tiny_model: Path) -> None:
@@ -55,14 +58,22 @@ def test_nothing_is_padded_and_no_mask_is_stored(tiny_model: Path, tmp_path: Pat
     dataset.to_parquet(str(tmp_path / "a.parquet"))
     schema = pyarrow.parquet.read_schema(tmp_path / "a.parquet")
     assert schema.names == ["input_ids", "label"]
-    assert schema.field("input_ids").type.value_type == pa.int32() and schema.field("label").type == pa.int64()
+    assert (
+        schema.field("input_ids").type.value_type == pa.int32()
+        and schema.field("label").type == pa.int64()
+    )
 
 
 def test_the_parquet_file_names_the_classes(finished: Repository) -> None:
     for split, count in (("train", 96), ("validation", 24)):
-        table = pyarrow.parquet.read_table(finished.path / "data/tokenized/tiny" / f"{split}.parquet")
+        table = pyarrow.parquet.read_table(
+            finished.path / "data/tokenized/tiny" / f"{split}.parquet"
+        )
         assert Features.from_arrow_schema(table.schema)["label"] == ClassLabel(names=NAMES)
-        assert table["label"].to_pylist() == read_tsv(finished.path / "data/raw" / f"{split}.tsv", 2)[1]
+        assert (
+            table["label"].to_pylist()
+            == read_tsv(finished.path / "data/raw" / f"{split}.tsv", 2)[1]
+        )
         assert table.num_rows == count
 
 
@@ -84,13 +95,22 @@ def test_rows_keep_their_order_over_many_batches(tiny_model: Path) -> None:
         assert rows[i] == tokenizer(sentences[i])["input_ids"]
 
 
-def test_parquet_is_the_same_bytes_in_another_directory(copy: Repository, finished: Repository) -> None:
+def test_parquet_is_the_same_bytes_in_another_directory(
+    copy: Repository, finished: Repository
+) -> None:
     """Another path, another cache, another hash seed, an emptied output; DVC must see no change."""
     folder = Path("data/tokenized/tiny")
     expected = {path.name: path.read_bytes() for path in (finished.path / folder).iterdir()}
     assert set(expected) == {"train.parquet", "validation.parquet", "summary.json"}
     shutil.rmtree(copy.path / folder)
-    copy.stage("tokenize", "--model", "tiny", HF_HOME=str(copy.path.parent / "hf"), PYTHONHASHSEED="7", TZ="Asia/Tokyo")
+    copy.stage(
+        "tokenize",
+        "--model",
+        "tiny",
+        HF_HOME=str(copy.path.parent / "hf"),
+        PYTHONHASHSEED="7",
+        TZ="Asia/Tokyo",
+    )
     assert {path.name: path.read_bytes() for path in (copy.path / folder).iterdir()} == expected
 
 
@@ -111,19 +131,32 @@ def test_the_summary_file_counts_what_the_parquet_files_hold(finished: Repositor
     summary = finished.json("data/tokenized/tiny/summary.json")
     assert set(summary) == {"train", "validation"}
     for split, numbers in summary.items():
-        table = pyarrow.parquet.read_table(finished.path / "data/tokenized/tiny" / f"{split}.parquet")
+        table = pyarrow.parquet.read_table(
+            finished.path / "data/tokenized/tiny" / f"{split}.parquet"
+        )
         lengths = [len(row) for row in table["input_ids"].to_pylist()]
-        assert (numbers["sentences"], numbers["tokens"], numbers["max"]) == (len(lengths), sum(lengths), max(lengths))
+        assert (numbers["sentences"], numbers["tokens"], numbers["max"]) == (
+            len(lengths),
+            sum(lengths),
+            max(lengths),
+        )
 
 
 def test_a_missing_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         load_tokenizer(tmp_path / "tiny")
-    assert str(error.value) == f"{tmp_path}/tiny has no tokenizer.json. Run `dvc repro download_tokenizer`."
+    assert (
+        str(error.value)
+        == f"{tmp_path}/tiny has no tokenizer.json. Run `dvc repro download_tokenizer`."
+    )
 
 
-def test_damaged_data_are_refused_and_the_earlier_output_stays(copy: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {path.name: path.read_bytes() for path in (copy.path / "data/tokenized/tiny").iterdir()}
+def test_damaged_data_are_refused_and_the_earlier_output_stays(
+    copy: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {
+        path.name: path.read_bytes() for path in (copy.path / "data/tokenized/tiny").iterdir()
+    }
     raw = copy.path / "data/raw/validation.tsv"
     text = raw.read_text(encoding="utf-8")
     raw.unlink()
@@ -131,9 +164,13 @@ def test_damaged_data_are_refused_and_the_earlier_output_stays(copy: Repository,
     monkeypatch.chdir(copy.path)
     monkeypatch.setattr(os, "environ", os.environ.copy())  # the stage switches the Hub off
     monkeypatch.setattr(sys, "argv", ["tokenize", "--model", "tiny"])
-    with pytest.raises(UserError, match=r"^data/raw/validation\.tsv, line 26: label '2', expected one of 0, 1\.$"):
+    with pytest.raises(
+        UserError, match=r"^data/raw/validation\.tsv, line 26: label '2', expected one of 0, 1\.$"
+    ):
         tokenize.main()
-    assert {path.name: path.read_bytes() for path in (copy.path / "data/tokenized/tiny").iterdir()} == before
+    assert {
+        path.name: path.read_bytes() for path in (copy.path / "data/tokenized/tiny").iterdir()
+    } == before
     assert [path.name for path in (copy.path / "data/tokenized").iterdir()] == ["tiny"]
 
 
@@ -152,7 +189,9 @@ def test_pairs_are_what_the_tokenizer_makes_of_two_texts(tiny_model: Path, max_l
     assert typed.column_names == ["input_ids", "token_type_ids", "label"]
     assert list(typed["input_ids"]) == directly["input_ids"]
     assert list(typed["token_type_ids"]) == directly["token_type_ids"]
-    plain = tokenize_split(tokenizer, PAIRS, [1, 0, 1, 0], NAMES, max_length)  # DistilBERT: the ids, and no types
+    plain = tokenize_split(
+        tokenizer, PAIRS, [1, 0, 1, 0], NAMES, max_length
+    )  # DistilBERT: the ids, and no types
     assert plain.column_names == ["input_ids", "label"]
     assert list(plain["input_ids"]) == directly["input_ids"]
     # By hand: [CLS] first [SEP] second [SEP], type 1 from behind the first [SEP].
@@ -165,18 +204,24 @@ def test_pairs_are_what_the_tokenizer_makes_of_two_texts(tiny_model: Path, max_l
 
 def test_of_a_pair_too_long_the_longer_text_is_cut(tiny_model: Path) -> None:
     tokenizer = load_tokenizer(tiny_model)
-    row = tokenizer.convert_ids_to_tokens(tokenize_split(tokenizer, PAIRS, [1, 0, 1, 0], NAMES, 21, True)["input_ids"][1])
+    row = tokenizer.convert_ids_to_tokens(
+        tokenize_split(tokenizer, PAIRS, [1, 0, 1, 0], NAMES, 21, True)["input_ids"][1]
+    )
     # 12 pieces and 30 in 18 places.
     assert row == ["[CLS]", "x", *["##x"] * 8, "[SEP]", "y", *["##y"] * 8, "[SEP]"]
 
 
 def test_single_sentences_have_no_token_types_whatever_the_model(tiny_model: Path) -> None:
-    dataset = tokenize_split(load_tokenizer(tiny_model), SENTENCES, [1, 0, 1, 0], NAMES, 128, token_types=True)
+    dataset = tokenize_split(
+        load_tokenizer(tiny_model), SENTENCES, [1, 0, 1, 0], NAMES, 128, token_types=True
+    )
     assert dataset.column_names == ["input_ids", "label"]
 
 
 def test_labels_without_names_are_numbers(tiny_model: Path, tmp_path: Path) -> None:
-    dataset = tokenize_split(load_tokenizer(tiny_model), PAIRS, [0.0, 2.923, 5.0, 1], [], 128, token_types=True)
+    dataset = tokenize_split(
+        load_tokenizer(tiny_model), PAIRS, [0.0, 2.923, 5.0, 1], [], 128, token_types=True
+    )
     dataset.to_parquet(str(tmp_path / "a.parquet"))
     table = pyarrow.parquet.read_table(tmp_path / "a.parquet")
     assert table.schema.field("label").type == pa.float32()

@@ -1,4 +1,4 @@
-"""`python -m reproduce.verify`: identical, or which file differs and by how much."""
+"""`python -m tools.verify`: identical, or which file differs and by how much."""
 
 import json
 import sys
@@ -6,26 +6,31 @@ from pathlib import Path
 
 import pytest
 import torch
+from faults import record_fault
 from safetensors.torch import save_file
 
 from conftest import Repository
-from faults import record_fault
-from reproduce.verify import difference
+from tools.verify import difference
 
 
 def verify(repository: Repository, stage: str) -> tuple[int, str]:
     """Exit code and what was printed, both streams."""
-    done = repository.run(sys.executable, "-m", "reproduce.verify", stage, ok=False)
+    done = repository.run(sys.executable, "-m", "tools.verify", stage, ok=False)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("stage", ["tokenize@tiny", "finetune@tiny-1", "evaluate@tiny-1", "compare"])
+@pytest.mark.parametrize(
+    "stage", ["tokenize@tiny", "finetune@tiny-1", "evaluate@tiny-1", "compare"]
+)
 def test_a_stage_that_repeats_is_identical(finished: Repository, stage: str) -> None:
     before = finished.run("git", "status", "--porcelain").stdout, sorted(finished.path.rglob("*"))
     code, text = verify(finished, stage)
     assert code == 0 and "identical: " in text and f"of {stage}" in text
-    assert (finished.run("git", "status", "--porcelain").stdout, sorted(finished.path.rglob("*"))) == before
+    assert (
+        finished.run("git", "status", "--porcelain").stdout,
+        sorted(finished.path.rglob("*")),
+    ) == before
 
 
 def test_other_weights_are_named_with_the_greatest_difference(copy: Repository) -> None:
@@ -34,7 +39,11 @@ def test_other_weights_are_named_with_the_greatest_difference(copy: Repository) 
 
     code = copy.path / "stages/finetune.py"
     code.write_text(
-        code.read_text().replace("        set_seed(seed)\n", "        set_seed(seed + int('RUN_AGAIN' in os.environ))\n", 1)
+        code.read_text().replace(
+            "        set_seed(seed)\n",
+            "        set_seed(seed + int('RUN_AGAIN' in os.environ))\n",
+            1,
+        )
     )
     assert copy.repro("finetune@tiny-1") == ["finetune@tiny-1"]
     copy.env["RUN_AGAIN"] = "1"
@@ -54,7 +63,10 @@ def test_a_changed_input_is_not_compared(copy: Repository) -> None:
 
 def test_what_cannot_be_verified_says_why(finished: Repository) -> None:
     assert "writes measurements only" in verify(finished, "benchmark")[1]
-    assert "names 10 stages" in verify(finished, "dvc.yaml")[1] or "no stage" in verify(finished, "dvc.yaml")[1]
+    assert (
+        "names 10 stages" in verify(finished, "dvc.yaml")[1]
+        or "no stage" in verify(finished, "dvc.yaml")[1]
+    )
     assert "error: no stage 'finetune@nobody-1'" in verify(finished, "finetune@nobody-1")[1]
 
 

@@ -11,7 +11,22 @@ from typing import Any
 
 from conftest import ROOT, dump_yaml, load_yaml
 
-WORDS = ["film", "plot", "score", "story", "wit", "dull", "brave", "not", "never", "but", "although", "<b>bold</b>", "&", "fine"]
+WORDS = [
+    "film",
+    "plot",
+    "score",
+    "story",
+    "wit",
+    "dull",
+    "brave",
+    "not",
+    "never",
+    "but",
+    "although",
+    "<b>bold</b>",
+    "&",
+    "fine",
+]
 MILLIONS = {"bert": 110, "distilbert": 50, "minilm": 22}  # parameters, not the real ones
 
 
@@ -32,7 +47,7 @@ def toy_results(
     for name in ("params.yaml", "published.yaml", "catalog.yaml"):
         shutil.copyfile(ROOT / name, folder / name)
     (folder / "stages").mkdir()
-    (folder / "stages/templates").symlink_to(ROOT / "stages/templates")
+    (folder / "reproduce/report/templates").symlink_to(ROOT / "reproduce/report/templates")
     settings = load_yaml(folder / "params.yaml")
     settings["compare"]["bootstrap"]["resamples"] = 100
     params(settings)
@@ -48,11 +63,20 @@ def toy_results(
     split = "held out of train" if settings["selection"]["holdout"] else "validation"
     draw = random.Random(5)
     texts = [" ".join(draw.choices(WORDS, k=draw.randint(2, 40))) for _ in range(sentences)]
-    labels: list[float] = [draw.randrange(classes) if metric == "accuracy" else round(draw.uniform(0, 5), 2) for _ in texts]
+    labels: list[float] = [
+        draw.randrange(classes) if metric == "accuracy" else round(draw.uniform(0, 5), 2)
+        for _ in texts
+    ]
     for rank, (model, seeds) in enumerate(runs.items()):
         for seed in seeds:
             rows = [
-                toy_answer(label, classes, metric, wrong * (1 + 0.3 * rank), random.Random(f"{model} {seed} {i}"))
+                toy_answer(
+                    label,
+                    classes,
+                    metric,
+                    wrong * (1 + 0.3 * rank),
+                    random.Random(f"{model} {seed} {i}"),
+                )
                 for i, label in enumerate(labels)
             ]
             about = {
@@ -73,23 +97,32 @@ def toy_results(
         machine = {"cpu": "A Processor", "threads": 2}
         measured = {model: toy_speed(MILLIONS[model]) for model in settings["models"]}
         write(
-            folder / "metrics/speed.json", {"sentences": sentences, "teacher": "bert", "models": measured, "environment": machine}
+            folder / "metrics/speed.json",
+            {"sentences": sentences, "teacher": "bert", "models": measured, "environment": machine},
         )
     return folder
 
 
-def toy_answer(label: float, classes: int, metric: str, wrong: float, draw: random.Random) -> tuple[float, float]:
+def toy_answer(
+    label: float, classes: int, metric: str, wrong: float, draw: random.Random
+) -> tuple[float, float]:
     """What a model answers, and its probability."""
     if metric != "accuracy":
         return round(label + draw.gauss(0, 0.5), 3), math.nan
     probability = 1 / classes + (1 - 1 / classes) * draw.random() ** 0.3
-    return (int(label) + draw.randrange(1, classes)) % classes if draw.random() < wrong else label, probability
+    return (
+        int(label) + draw.randrange(1, classes)
+    ) % classes if draw.random() < wrong else label, probability
 
 
 def toy_export(dataset: str, millions: int, classes: bool) -> dict[str, Any]:
     """As `stages.export` writes it, with what `report` reads of it."""
     forms: dict[str, dict[str, Any]] = {"pytorch": {"bytes": 4 * millions * 10**6, "score": 0.9}}
-    for form, size, difference in (("onnx", 4, 1.1e-05), ("optimized", 4, 1.2e-05), ("int8", 1, 0.52)):
+    for form, size, difference in (
+        ("onnx", 4, 1.1e-05),
+        ("optimized", 4, 1.2e-05),
+        ("int8", 1, 0.52),
+    ):
         forms[form] = {
             "bytes": size * millions * 10**6,
             "score": 0.88 if form == "int8" else 0.9,
@@ -120,7 +153,12 @@ def write_run(
         writer.writerow([*columns, "label", "predicted", *(["probability"] if classes else [])])
         for text, label, (answer, probability) in zip(texts, labels, answers, strict=True):
             writer.writerow(
-                [*([text, text[::-1]] if pairs else [text]), label, answer, *([f"{probability:.6f}"] if classes else [])]
+                [
+                    *([text, text[::-1]] if pairs else [text]),
+                    label,
+                    answer,
+                    *([f"{probability:.6f}"] if classes else []),
+                ]
             )
     metrics = {**about, "score": pearson(labels, [answer for answer, _ in answers])}
     if classes:
@@ -139,7 +177,10 @@ def write_run(
     curve = folder / "plots/curves" / run / "plots/metrics/loss.tsv"
     curve.parent.mkdir(parents=True)
     draw = random.Random(run)
-    points = [f"{step}\t{0.7 * math.exp(-step / 150) + 0.05 * draw.random()}" for step in range(10, 401, 10)]
+    points = [
+        f"{step}\t{0.7 * math.exp(-step / 150) + 0.05 * draw.random()}"
+        for step in range(10, 401, 10)
+    ]
     curve.write_text("\n".join(["step\tloss", *points]) + "\n")
 
 
