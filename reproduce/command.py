@@ -1,19 +1,41 @@
 """What every command does the same way: it fails with one message, and stays offline."""
 
+import errno
+import io
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from reproduce.files import UserError, out_of_space
 
+# What the system refuses because of the machine or its owner, never because of our code.
+WORLD = {
+    errno.EACCES: "Give yourself the right to read and write it (`ls -ld` shows who has it).",
+    errno.EPERM: "Give yourself the right to read and write it (`ls -ld` shows who has it).",
+    errno.EROFS: "Work in a checkout on a disk that can be written.",
+    errno.EMFILE: "Allow more open files: `ulimit -n 4096`.",
+    errno.ENFILE: "The machine has too many open files: close other programs.",
+    errno.ENAMETOOLONG: "Use a shorter name, or a checkout at a shorter path.",
+    errno.EIO: "The disk or its network gave an error: check them.",
+    errno.ESTALE: "The network file system lost it: mount it again.",
+    errno.ENOTDIR: "Move away the file that is in a folder's place.",
+    errno.EISDIR: "Move away the folder that is in a file's place.",
+    errno.ELOOP: "Remove the links that point at each other.",
+}
+
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a stage's `main`; a `UserError` becomes one message on stderr and exit code 1."""
+    """Run a command's `main`; what a person or the machine did wrong becomes one message.
+
+    Exit code 1 for an error, 130 for Ctrl-C. Only a fault of the code itself ends in a traceback.
+    """
+    open_closed_streams()
     try:
         main()
+        sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        fail(str(error))
     except KeyboardInterrupt:
         print(
             "interrupted: no output was changed; run the same command again to go on",
@@ -21,26 +43,64 @@ def run_command(main: Callable[[], None]) -> None:
         )
         sys.exit(130)
     except Exception as error:
-        if not (reason := out_of_space(error)):
+        if not (message := explain(error)):
             raise
-        print(
-            f"error: the disk is full ({reason}): no half-written output was left. Make room (`dvc gc -w` drops cached results "
-            "that this workspace does not use, `make clean-checkpoints` what killed trainings left) and run the same command "
-            "again: training goes on from its last checkpoint.",
-            file=sys.stderr,
+        fail(message)
+
+
+def fail(message: str) -> NoReturn:
+    """Print `message` as the command's one error and end with exit code 1."""
+    print(f"error: {message}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:  # nobody reads it any more: else Python complains once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(1)
+
+
+def explain(error: Exception) -> str:
+    """One message for what the machine or its owner did; "" for a fault of the code."""
+    if reason := out_of_space(error):
+        return (
+            f"the disk is full ({reason}): no half-written output was left. Make room and run the "
+            "same command again: training goes on from its last checkpoint. `make "
+            "clean-checkpoints` deletes what killed trainings left. `dvc gc --workspace "
+            "--all-branches --all-tags --all-experiments` deletes the cached results that no tip "
+            "of a branch, no tag and no experiment names: to have those again, they must be "
+            "computed again."
         )
-        sys.exit(1)
+    if isinstance(error, BrokenPipeError):
+        return "nobody reads the output any more (a closed pipe). Run it again without the pipe."
+    if isinstance(error, OSError) and error.errno in WORLD:
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror}. {WORLD[error.errno]}"
+    if isinstance(error, MemoryError):
+        return "the machine has too little memory. Close other programs and run it again."
+    return ""
+
+
+def open_closed_streams() -> None:
+    """Give a closed standard stream (`>&-`) to the null device; write what a stream cannot encode.
+
+    Else the next file that is opened gets the number of the stream, and what is printed goes there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            null = os.open(os.devnull, os.O_RDWR)  # the lowest free number: often the right one
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, open(number, "r" if number == 0 else "w"))  # noqa: PTH123, SIM115
+        elif number and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def go_offline() -> None:
-    """Switch the Hub off for this process. Call it before the first import of a Hugging Face library.
+    """Switch the Hub off for this process. Call it before a Hugging Face library is imported.
 
-    Only the download stages may touch the network; everything after them reads what they verified.
+    Only the download stages may touch the network; all others read what those verified.
     """
-    for name in (
-        "HF_HUB_OFFLINE",
-        "HF_DATASETS_OFFLINE",
-        "HF_EVALUATE_OFFLINE",
-        "HF_HUB_DISABLE_TELEMETRY",
-    ):
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE",
+                 "HF_HUB_DISABLE_TELEMETRY"):  # fmt: skip
         os.environ[name] = "1"

