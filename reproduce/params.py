@@ -1,4 +1,4 @@
-"""params.yaml and friends: YAML 1.2 in, typed and frozen objects out; whatever does not fit is an error.
+"""params.yaml and its like: YAML 1.2 in, typed and frozen objects out; the rest is an error.
 
 Every section of params.yaml is here. No stage of dvc.yaml depends on this file: it can refuse a
 value, it cannot change one.

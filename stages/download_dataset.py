@@ -1,4 +1,4 @@
-"""Download the dataset of params.yaml, verify it, and write it to data/raw as GLUE's own TSV files; say what it is beside them.
+"""Download the dataset of params.yaml, verify it, write it to data/raw as GLUE's own TSV files.
 
 Run as: python -m stages.download_dataset
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from reproduce.command import run_command
 from reproduce.files import output_directory, write_json
 from reproduce.inputs.canonical import canonical_tsv, hold_out
-from reproduce.inputs.catalog import read_pinned_dataset
+from reproduce.inputs.catalog import Dataset, read_pinned_dataset
 from reproduce.inputs.fetch import fetch
 from reproduce.inputs.sentences import ABOUT, read_tsv, to_tsv
 from reproduce.params import Selection, read_experiment, read_section
@@ -19,41 +19,41 @@ RAW = Path("data/raw")
 
 
 def main() -> None:
-    """Write data/raw/SPLIT.tsv, for the splits that the dataset has and data/dataset.json."""
+    """Write data/raw/SPLIT.tsv for each split, and data/dataset.json, which describes them."""
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
     name = read_experiment().dataset
     dataset = read_pinned_dataset(name)
     selection = read_section("selection", Selection)
+    sizes = {}
     with tempfile.TemporaryDirectory() as scratch, output_directory(RAW) as out:
         fetch("dataset", dataset.sources, dataset.pins(), Path(scratch))
-        sizes = {}
-        for split_name, split in dataset.splits().items():
-            downloaded = Path(scratch) / split.file
-            data, sizes[split_name] = canonical_tsv(
-                downloaded, split, dataset, split_name.startswith("test")
+        for split, entry in dataset.splits().items():
+            data, sizes[split] = canonical_tsv(
+                Path(scratch) / entry.file, entry, dataset, hidden=split.startswith("test")
             )
-            (out / f"{split_name}.tsv").write_bytes(data)
+            (out / f"{split}.tsv").write_bytes(data)
         if selection.holdout:
-            kept, held_out = hold_out(
-                *read_tsv(out / "train.tsv", dataset.label_values, dataset.columns), selection
-            )
-            (out / "train.tsv").write_bytes(to_tsv(*kept, dataset.columns))
-            (out / "validation.tsv").write_bytes(to_tsv(*held_out, dataset.columns))
-            (out / "validation_mismatched.tsv").unlink(missing_ok=True)  # no part of train
+            sizes |= hold_out_of_train(out, dataset, selection)
             sizes.pop("validation_mismatched", None)
-            sizes |= {"train": len(kept[0]), "validation": len(held_out[0])}
-    about = dataset.model_dump(include={"columns", "labels", "scale", "metrics"})
-    validation = "held out of train" if selection.holdout else "validation"
-    write_json(ABOUT, {"dataset": name, "splits": list(sizes), "validation": validation, **about})
-    held = ", validation held out of train (selection.holdout)" if selection.holdout else ""
-    print(
-        f"{RAW}: {name}, "
-        + ", ".join(f"{split} {n:,}" for split, n in sizes.items())
-        + " sentences"
-        + held
-    )
+    held = selection.holdout > 0
+    described = dataset.model_dump(include={"columns", "labels", "scale", "metrics"})
+    described |= {"validation": "held out of train" if held else "validation"}
+    write_json(ABOUT, {"dataset": name, "splits": list(sizes), **described})
+    rows = ", ".join(f"{split} {n:,}" for split, n in sizes.items())
+    note = ", validation held out of train (selection.holdout)" if held else ""
+    print(f"{RAW}: {name}, {rows} sentences{note}")
+
+
+def hold_out_of_train(folder: Path, dataset: Dataset, selection: Selection) -> dict[str, int]:
+    """Put held-out sentences in the place of the validation set; the two splits' new sizes."""
+    train = read_tsv(folder / "train.tsv", dataset.label_values, dataset.columns)
+    kept, held_out = hold_out(*train, selection)
+    (folder / "train.tsv").write_bytes(to_tsv(*kept, dataset.columns))
+    (folder / "validation.tsv").write_bytes(to_tsv(*held_out, dataset.columns))
+    (folder / "validation_mismatched.tsv").unlink(missing_ok=True)  # no part of train
+    return {"train": len(kept[0]), "validation": len(held_out[0])}
 
 
 if __name__ == "__main__":

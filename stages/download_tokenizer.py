@@ -1,4 +1,4 @@
-"""Download a model's config and tokenizer files (under 1 MB): all that tokenising and benchmarking need.
+"""Download a model's config and tokenizer (under 1 MB): tokenising and benchmarking need no more.
 
 Run as: python -m stages.download_tokenizer --model distilbert
 """

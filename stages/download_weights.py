@@ -22,9 +22,8 @@ def main() -> None:
     model = read_model(name)
     with output_directory(Path("models/weights") / name) as out:
         fetch("model", model.sources, model.weights, out)
-    print(
-        f"models/weights/{name}: {sum(pin.bytes for pin in model.weights.values()) / 1e6:,.1f} MB"
-    )
+    size = sum(pin.bytes for pin in model.weights.values())
+    print(f"models/weights/{name}: {size / 1e6:,.1f} MB")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Inputs: the catalog, downloads, sentences, tokens; in this order."""

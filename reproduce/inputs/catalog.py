@@ -1,4 +1,4 @@
-"""catalog.yaml: where each dataset and checkpoint may come from, and the pin (bytes, sha256) of every file."""
+"""catalog.yaml: where datasets and checkpoints may come from, and the pin of every file."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,7 +16,7 @@ DATASET_ENTRY = CHECKED / "dataset.json"
 MODEL_ENTRIES = CHECKED / "models"
 PINS = CHECKED / "pins"
 
-# Relative, forward slashes, no "..": where the file lies inside its source, and below the folder it is copied to.
+# Relative, forward slashes, no "..": the file's place inside its source, and where it is copied.
 FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
 
 
@@ -74,7 +74,7 @@ def on_the_hub(sources: tuple[Source, ...]) -> Source | None:
 class Split(Section):
     """One split of a dataset: the file that carries it, and what it must be once in canonical form.
 
-    `bytes` and `sha256` are missing until the file is pinned (tools/pin.py); no stage downloads it before.
+    `bytes` and `sha256` are missing until `make pin`; no stage downloads the file before.
     """
 
     file: FileName
@@ -195,8 +195,8 @@ class Model(Section):
     def _needed_files(self) -> "Model":
         if missing := [name for name in TOKENIZER_FILES if name not in self.tokenizer]:
             raise ValueError(
-                f"tokenizer must list {missing[0]} (config.json, of which the architecture is read, "
-                "and a fast tokenizer's two files)"
+                f"tokenizer must list {missing[0]} (config.json, where the architecture is, and a "
+                "fast tokenizer's two files)"
             )
         if list(self.weights) != ["model.safetensors"]:
             found = ", ".join(self.weights)
@@ -225,8 +225,8 @@ def read_pinned_dataset(name: str, path: Path = CATALOG) -> Dataset:
     if unknown := [split for split, entry in dataset.splits().items() if entry.pin is None]:
         raise UserError(
             f"{path}: datasets.{name}.{unknown[0]} has no bytes and sha256: its files were never "
-            f"pinned. Run `make pin DATASET={name}`, which downloads them once and writes what they "
-            f"are into {path}."
+            f"pinned. Run `make pin DATASET={name}`, which downloads them once and writes what "
+            f"they are into {path}."
         )
     return dataset
 

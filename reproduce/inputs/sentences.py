@@ -1,4 +1,4 @@
-"""Labelled sentences on disk: GLUE's own TSV form, read strictly and written byte for byte, and what they are about."""
+"""data/raw: sentences with labels in GLUE's own TSV form, read strictly, written byte for byte."""
 
 import hashlib
 import math
@@ -32,7 +32,7 @@ class About(Section):
 
 
 def read_about(path: Path = ABOUT) -> About:
-    """What download_dataset wrote about data/raw; `UserError` if it is missing or something else."""
+    """data/dataset.json; `UserError` if it is missing or something else."""
     try:
         return About.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
@@ -48,19 +48,20 @@ def read_about(path: Path = ABOUT) -> About:
 def read_tsv(
     path: Path, labels: int | tuple[float, float] | None, columns: Sequence[str] = ("sentence",)
 ) -> tuple[list[str], list[float]]:
-    """Read a split: header `sentence<TAB>label`, or `index<TAB>sentence` where labels are hidden (label -1).
+    """Read a split: header `sentence<TAB>label`, or `index<TAB>sentence` where labels are hidden.
 
     Args:
-        labels: a number of classes: labels must be in 0 .. labels - 1 (ints); a range: they are numbers within it (floats);
-            None for a split with hidden labels. Numbers have at most three decimals, all that `to_tsv` writes.
+        labels: the number of classes (labels are ints from 0), or the range of the numbers that
+            the labels are (floats with at most three decimals), or None where they are hidden.
         columns: the names of the texts of an example: one sentence, or the two of a pair.
 
     Returns:
-        texts and labels, in file order; the two texts of a pair joined by a tab. Trailing spaces are kept: SST-2 has them.
+        texts and labels, in file order; the two texts of a pair joined by a tab; a hidden label
+        is -1. Trailing spaces are kept: SST-2 has them.
 
     Raises:
-        UserError: naming file and line, for invalid UTF-8, a missing column, a label that is not one of the classes,
-            an empty sentence (of a pair: both).
+        UserError: naming file and line, for invalid UTF-8, a missing column, a label that cannot
+            be, an empty sentence (of a pair: both).
     """
     try:
         lines = path.read_bytes().split(b"\n")
@@ -80,7 +81,7 @@ def read_tsv(
     if lines[-1] == b"":
         lines.pop()
     texts: list[str] = []
-    found: list[float] = []
+    values: list[float] = []
     label: float
     for number, raw in enumerate(lines[1:], start=2):
         where = f"{path}, line {number}"
@@ -92,7 +93,8 @@ def read_tsv(
             ) from error
         if len(fields) != len(columns) + 1:
             raise UserError(
-                f"{where}: expected {len(columns) + 1} columns separated by a tab, found {len(fields)}."
+                f"{where}: expected {len(columns) + 1} columns separated by a tab, found "
+                f"{len(fields)}."
             )
         if labels is None:
             text, label = fields[1:], -1
@@ -101,10 +103,10 @@ def read_tsv(
         if not "".join(text).strip():
             raise UserError(f"{where}: the sentence is empty. Remove the line or complete it.")
         texts.append("\t".join(text))
-        found.append(label)
+        values.append(label)
     if not texts:
         raise UserError(f"{path}: no sentence after the header.")
-    return texts, found
+    return texts, values
 
 
 def _label(text: str, labels: int | tuple[float, float], where: str) -> float:
@@ -118,28 +120,26 @@ def _label(text: str, labels: int | tuple[float, float], where: str) -> float:
     if re.fullmatch(r"-?[0-9]+(\.[0-9]{1,3})?", text) and low <= float(text) <= high:
         return float(text)
     raise UserError(
-        f"{where}: label {text!r}, expected a number from {low:g} to {high:g} with at most three decimals."
+        f"{where}: label {text!r}, expected a number from {low:g} to {high:g} with at most three "
+        "decimals."
     )
 
 
 def to_tsv(
-    texts: Sequence[str], labels: Sequence[float], columns: Sequence[str] = ("sentence",)
+    texts: Sequence[str], labels: Sequence[float] | None, columns: Sequence[str] = ("sentence",)
 ) -> bytes:
-    """A split as GLUE writes it. All labels -1 means hidden: an index from 0 takes the labels' place.
+    """A split as GLUE writes it. Labels None: hidden, an index from 0 takes their place.
 
-    Numbers (floats) have three decimals, as in GLUE's STS-B; one that needs more keeps them, and `read_tsv` refuses it.
+    Numbers (floats) have three decimals, as in GLUE's STS-B; one that needs more keeps them, and
+    `read_tsv` refuses it.
     """
-    if all(label == -1 for label in labels):
-        lines = [
-            "\t".join(["index", *columns]),
-            *(f"{index}\t{text}" for index, text in enumerate(texts)),
-        ]
+    if labels is None:
+        header = ["index", *columns]
+        lines = [f"{index}\t{text}" for index, text in enumerate(texts)]
     else:
-        lines = [
-            "\t".join([*columns, "label"]),
-            *(f"{text}\t{_written(label)}" for text, label in zip(texts, labels, strict=True)),
-        ]
-    return ("\n".join(lines) + "\n").encode("utf-8")
+        header = [*columns, "label"]
+        lines = [f"{text}\t{_written(label)}" for text, label in zip(texts, labels, strict=True)]
+    return ("\n".join(["\t".join(header), *lines]) + "\n").encode("utf-8")
 
 
 def _written(label: float) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reproduce.files import UserError
+from reproduce.inputs.canonical import class_names
 
 TOKENIZED = Path("data/tokenized")
 
@@ -13,27 +14,27 @@ class Tokenized:
     """A tokenised split, in the order of data/raw; nothing is padded."""
 
     input_ids: list[list[int]]  # special tokens included
-    token_type_ids: list[list[int]] | None  # of pairs, where the model tells their sentences apart
+    token_type_ids: list[list[int]] | None  # of pairs, where the model tells their texts apart
     labels: list[float]  # class indices; -1 where hidden; numbers where there are no classes
     label_names: list[str]  # of the classes 0, 1, ...; [] where the label is a number
 
 
 def read_tokenized(model: str, split: str) -> Tokenized:
-    """Read one split; `UserError` if it is missing or no Parquet file."""
+    """Read one split; `UserError` if it is missing or damaged."""
+    import pyarrow
     import pyarrow.parquet
-    from datasets import Features
 
     path = TOKENIZED / model / f"{split}.parquet"
     try:
-        table = pyarrow.parquet.read_table(path)
+        table = pyarrow.parquet.read_table(path, partitioning=None)
+        columns = {name: table[name].to_pylist() for name in table.column_names}
+        return Tokenized(
+            columns["input_ids"],
+            columns.get("token_type_ids"),
+            columns["label"],
+            class_names(table.schema),
+        )
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing. Run `dvc repro tokenize@{model}`.") from error
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowException, OSError, KeyError) as error:
         raise UserError(f"{path} is damaged: {error}. Run `dvc checkout {path.parent}`.") from error
-    types = "token_type_ids" in table.column_names
-    return Tokenized(
-        table["input_ids"].to_pylist(),
-        table["token_type_ids"].to_pylist() if types else None,
-        table["label"].to_pylist(),
-        list(getattr(Features.from_arrow_schema(table.schema)["label"], "names", None) or []),
-    )

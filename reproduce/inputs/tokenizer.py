@@ -1,25 +1,133 @@
-"""Tokenise a split with a model's fast tokenizer."""
+"""The one loader of tokenizers, what we refuse of them, and a split tokenised."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.files import (
-    UserError,
-)
+from reproduce.files import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerFast
 
+# These count positions from behind the padding token's id, so they have so many fewer.
+POSITIONS_AFTER_PADDING = {
+    "camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta",
+    "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+}  # fmt: skip
+
+# Texts on which tokenizers differ: case, accents, Chinese, control characters, spaces, markers.
+PROBES = (
+    "The Film", "ÉLAN déjà", "電影好", "a\u200bb\u0007c", "  two  spaces ", "don't stop-it",
+    "x" * 120, "[CLS] [MASK] <s> </s>", "1,234.5", "🎬 ﬁn", "…",
+)  # fmt: skip
+
 
 def load_tokenizer(directory: Path) -> "PreTrainedTokenizerFast":
-    """The fast tokenizer in `directory`, from local files only; `UserError` if it has none."""
+    """The fast tokenizer in `directory`, from local files only, and no code of theirs is run.
+
+    Raises:
+        UserError: it has no fast tokenizer, or tokenizer.json and tokenizer_config.json
+            contradict each other.
+    """
+    from tokenizers import Tokenizer
     from transformers import AutoTokenizer
 
-    if not (directory / "tokenizer.json").is_file():
+    place = directory / "tokenizer.json"
+    if not place.is_file():
         raise UserError(f"{directory} has no tokenizer.json. Run `dvc repro download_tokenizer`.")
-    return AutoTokenizer.from_pretrained(str(directory), local_files_only=True)  # type: ignore[no-any-return,return-value]
+    try:
+        alone = Tokenizer.from_file(str(place))
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            str(directory), local_files_only=True, trust_remote_code=False
+        )
+        together = tokenizer.backend_tokenizer
+    except Exception as error:  # the tokenizers library raises Exception itself
+        words = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise UserError(
+            f"{directory} holds no fast tokenizer that transformers can read without code of its "
+            f"own ({type(error).__name__}: {words}). Choose a checkpoint that has one."
+        ) from error
+    _refuse_contradiction(directory, alone, together)
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def _refuse_contradiction(directory: Path, alone: Any, together: Any) -> None:
+    """tokenizer.json `alone` and `together` with tokenizer_config.json must give the same ids."""
+    parts = [json.loads(each.to_str()) for each in (alone, together)]
+    ignored = ("version", "truncation", "padding", "decoder")  # set by each call; not used
+    differ = [key for key in parts[0] if key not in ignored and parts[0][key] != parts[1].get(key)]
+    if not differ:
+        return
+    for each in (alone, together):
+        each.no_truncation()
+        each.no_padding()
+    for probe in PROBES:
+        tokens = [each.encode(probe).tokens for each in (alone, together)]
+        if tokens[0] != tokens[1]:
+            raise UserError(
+                f"{directory}: tokenizer.json and tokenizer_config.json contradict each other in "
+                f"{', '.join(differ)}: of {probe!r} the first makes {' '.join(tokens[0])}, with "
+                f"the second it is {' '.join(tokens[1])}. Write into tokenizer_config.json what "
+                "tokenizer.json does (do_lower_case, strip_accents, ...), or choose another "
+                "checkpoint."
+            )
+
+
+def refuse_unfit(tokenizer: "PreTrainedTokenizerFast", directory: Path, max_length: int) -> None:
+    """Raise `UserError` if the model of `directory`/config.json cannot take what we make of texts.
+
+    We pad on the right, with token type 0 and attention masked, up to `max_length` tokens.
+    """
+    config = read_config(directory)
+    rows = getattr(config, "vocab_size", None)
+    highest = max(tokenizer.get_vocab().values())
+    limits = {"tokenizer_config.json, model_max_length": tokenizer.model_max_length}
+    if positions := _positions(config):
+        limits["config.json, positions"] = positions
+    source, limit = min(limits.items(), key=lambda item: item[1])
+    problem = ""
+    if tokenizer.padding_side != "right":
+        problem = f"pads on the {tokenizer.padding_side}; batches here are padded on the right"
+    elif tokenizer.pad_token_id is None:
+        problem = "has no padding token, without which sentences cannot share a batch"
+    elif tokenizer.pad_token_type_id:
+        problem = f"pads with token type {tokenizer.pad_token_type_id}; here it is 0"
+    elif rows is not None and highest >= rows:
+        problem = f"has a token of id {highest}, and the model embeddings for {rows} (vocab_size)"
+    elif max_length > limit:
+        raise UserError(
+            f"params.yaml: tokenize.max_length is {max_length}, and {directory} takes {limit} "
+            f"tokens ({source}). Set it to at most {limit}, or choose another checkpoint."
+        )
+    if problem:
+        raise UserError(f"{directory}: its tokenizer {problem}. Choose another checkpoint.")
+
+
+def read_config(directory: Path) -> Any:
+    """The model's config; `UserError` if transformers does not know it without code of its own."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(
+            str(directory), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # whatever a file of someone else's makes it raise
+        words = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise UserError(
+            f"{directory}/config.json: transformers cannot read it ({type(error).__name__}: "
+            f"{words}). Choose a checkpoint of an architecture that it knows."
+        ) from error
+
+
+def _positions(config: Any) -> int | None:
+    """For how many tokens the model has positions; None where it counts none."""
+    count = getattr(config, "max_position_embeddings", None)
+    if not isinstance(count, int) or count <= 0:
+        return None
+    after = config.model_type in POSITIONS_AFTER_PADDING
+    return count - (config.pad_token_id or 0) - 1 if after else count
 
 
 def tokenize_split(
@@ -33,14 +141,19 @@ def tokenize_split(
     """Tokenise one split in order.
 
     Args:
-        texts: sentences, or pairs of them joined by a tab; of a pair too long, the longer sentence is cut first.
-        token_types: the model tells the sentences of a pair apart by them.
+        texts: sentences, or pairs of them joined by a tab; of a pair too long, the longer one is
+            cut first.
+        token_types: the model tells the texts of a pair apart by them.
 
     Returns:
-        A dataset with `input_ids` (lists of int32, [CLS] ... [SEP], for a pair [CLS] ... [SEP] ... [SEP], cut at `max_length`,
-        unpadded) and `label` (a ClassLabel that carries the names, -1 where hidden; float32 if there are no names). With
-        `token_types` pairs also have `token_type_ids` (lists of int32, 0 for the first sentence, 1 for the second).
+        A dataset with `input_ids` (lists of int32, [CLS] ... [SEP], for a pair
+        [CLS] ... [SEP] ... [SEP], cut at `max_length`, unpadded) and `label` (a ClassLabel that
+        carries the names, -1 where hidden; float32 if there are no names). With `token_types`
+        pairs also have `token_type_ids` (lists of int32, 0 for the first text, 1 for the second).
         No attention mask: without padding it is all ones.
+
+    Raises:
+        UserError: the tokenizer fails on a text, or makes no token of it.
     """
     from datasets import ClassLabel, Dataset, Features, List, Value
     from datasets.utils.logging import disable_progress_bar
@@ -50,9 +163,17 @@ def tokenize_split(
     typed = pairs and token_types
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        sentences = [[text.split("\t")[i] for text in batch["text"]] for i in range(1 + pairs)]
-        coded = tokenizer(*sentences, truncation=True, max_length=max_length, return_attention_mask=False,
-                          return_token_type_ids=typed)  # fmt: skip
+        parts = [[text.split("\t")[i] for text in batch["text"]] for i in range(1 + pairs)]
+        try:
+            coded = tokenizer(
+                *parts, truncation=True, max_length=max_length, return_attention_mask=False,
+                return_token_type_ids=typed,
+            )  # fmt: skip
+        except Exception as error:  # the tokenizers library raises Exception itself
+            raise UserError(f"the tokenizer fails on these texts: {error}.") from error
+        for text, ids in zip(batch["text"], coded["input_ids"], strict=True):
+            if not ids:
+                raise UserError(f"the tokenizer makes no token of {text!r}. Remove that sentence.")
         return dict(coded)
 
     features = Features({"input_ids": List(Value("int32"))})
@@ -60,22 +181,22 @@ def tokenize_split(
         features["token_type_ids"] = List(Value("int32"))
     features["label"] = ClassLabel(names=list(label_names)) if label_names else Value("float32")
     raw = Dataset.from_dict({"text": texts, "label": labels})
-    # The fingerprint would otherwise be a hash of the tokenizer, which costs as much as tokenising; nothing is cached here.
-    return raw.map(encode, batched=True, batch_size=10_000, remove_columns="text", features=features,
-                   keep_in_memory=True, new_fingerprint="tokenized")  # fmt: skip
+    # A fingerprint of our own: else it is a hash of the tokenizer, as slow as tokenising.
+    return raw.map(encode, batched=True, batch_size=10_000, remove_columns="text",
+                   features=features, keep_in_memory=True, new_fingerprint="x")  # fmt: skip
 
 
 def length_summary(dataset: "Dataset", max_length: int) -> dict[str, float]:
-    """Numbers of tokens a sentence, special tokens included: mean, median, 99th percentile, maximum; how many were cut.
+    """Tokens a sentence, special ones included: mean, median, 99th percentile, maximum, number cut.
 
-    `at_max_length` counts sentences of exactly `max_length` tokens: those that were cut, and the rare one that just fits.
+    `at_max_length` counts sentences of exactly `max_length` tokens: those that were cut, and the
+    rare one that just fits.
     """
     import numpy as np
     import pyarrow.compute
 
-    lengths = np.concatenate(
-        [pyarrow.compute.list_value_length(c) for c in dataset.data.column("input_ids").chunks]
-    )
+    chunks = dataset.data.column("input_ids").chunks
+    lengths = np.concatenate([pyarrow.compute.list_value_length(chunk) for chunk in chunks])
     return {
         "sentences": len(lengths),
         "tokens": int(lengths.sum()),
