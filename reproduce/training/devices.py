@@ -161,20 +161,6 @@ def device_in_use() -> tuple[str, str]:
     return ("cuda", torch.cuda.get_device_name()) if cuda else ("cpu", cpu_name())
 
 
-def bits_depend_on() -> dict[str, Any]:
-    """What of this machine changes the bits of a training: only its equal may resume it."""
-    import torch
-
-    kind, name = device_in_use()
-    # The CPU draws the head's first weights, also those of a training on a GPU.
-    drawing = torch.backends.cpu.get_cpu_capability()
-    facts = {"device": name, "torch": torch.__version__, "cpu": drawing}
-    if kind == "cpu":
-        return {**facts, "threads": torch.get_num_threads()}
-    libraries = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
-    return {**facts, **libraries, "driver": visible_gpus()[0].driver}
-
-
 def choose_precision(wanted: str) -> tuple[str, Precision, str]:
     """Device, precision and the reason in words. `auto` takes what the hardware computes natively.
 
