@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reproduce.files import UserError
 from reproduce.models.load import load_finetuned
@@ -36,24 +36,28 @@ def predict(
     Raises:
         UserError: no model in `model_dir`, out of memory, or a logit that is not finite.
     """
-    try:
-        with claim_gpu() as gpu, deterministic() as not_deterministic:
+    with claim_gpu() as gpu, deterministic() as not_deterministic:
+        try:
             model = load_finetuned(model_dir)
-            model.to("cuda" if gpu else "cpu").eval()  # type: ignore[arg-type]
+            model.to("cuda" if gpu else "cpu")  # type: ignore[arg-type]
             logits = predict_padded(model, token_ids, batch_size, token_types)
-    except Exception as error:
-        if isinstance(error, UserError) or not is_out_of_memory(error):
-            raise
-        half = f"Set {setting} to {batch_size // 2} (params.yaml): the answers stay the same."
-        other = "Use a device with more memory; CUDA_VISIBLE_DEVICES= (empty) takes the CPU's."
-        todo = half if setting and batch_size > 1 else other
-        raise UserError(f"out of memory with {batch_size} sentence(s) at a time. {todo}") from error
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            todo = "Use a device with more memory: CUDA_VISIBLE_DEVICES= (empty) takes the CPU's."
+            if setting and batch_size > 1:
+                todo = (
+                    f"Set {setting} to {batch_size // 2} (params.yaml): the answers stay the same."
+                )
+            raise UserError(
+                f"out of memory with {batch_size} sentence(s) at a time. {todo}"
+            ) from error
     for operation in not_deterministic:
         print(f"warning: this device cannot repeat the prediction bit by bit: {operation}")
     if broken := int((~logits.isfinite()).any(dim=1).sum()):
         raise UserError(f"{model_dir} gives {broken} of {len(logits)} sentences a logit that is "
                         f"not finite. Run `dvc repro -fs finetune@{model_dir.name}`.")  # fmt: skip
-    names = model.config.id2label
+    names: Any = model.config.id2label
     return logits, [] if logits.shape[1] == 1 else [names[i] for i in range(logits.shape[1])]
 
 
