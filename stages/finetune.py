@@ -28,7 +28,12 @@ from reproduce.training.checkpoints import (
     place_files,
     root,
 )
-from reproduce.training.devices import choose_precision, claim_gpus, deterministic, visible_gpus
+from reproduce.training.devices import (
+    choose_precision,
+    claim_gpu,
+    deterministic,
+    is_out_of_memory,
+)
 from reproduce.training.recipe import checkpoint_key, read_recipe, recipe_digest, run_recipe
 
 if TYPE_CHECKING:
@@ -60,9 +65,7 @@ def main() -> None:
     }
     run = run_recipe(params, model, seed, pins)
     go_offline()
-    with claim_gpus(visible_gpus(), 1, root()) as gpus:
-        if gpus:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    with claim_gpu():
         device, precision, reason = choose_precision(recipe.precision)
         place = describe()
         key = checkpoint_key(run, precision, place, [inputs["tokenize"], inputs["tokenizer"]])
@@ -133,7 +136,7 @@ def finish(
             loop.train(training, checkpoints, machine.checkpoint_every, record_steps)
         except record.RecordingFailedError as error:
             start_again_eagerly(error)
-        except (MemoryError, RuntimeError) as error:
+        except Exception as error:
             if not is_out_of_memory(error):
                 raise
             raise UserError(less_memory(recipe)) from error
@@ -221,11 +224,6 @@ def put_in_place(result: Path, run: str) -> None:
     )
     for operation in facts["not_deterministic"]:
         print(f"warning: this device cannot repeat the run bit by bit: {operation}")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: the GPU's or the machine's."""
-    return "out of memory" in str(error).lower() or "can't allocate memory" in str(error)
 
 
 def less_memory(recipe: Finetune) -> str:

@@ -1,79 +1,89 @@
-"""Logits of a fine-tuned model for tokenised sentences, with PyTorch."""
+"""Logits of a fine-tuned model for tokenised sentences, with PyTorch: the one place for it."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reproduce.files import UserError
+from reproduce.models.load import load_finetuned
+from reproduce.training.devices import claim_gpu, deterministic, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
-
-def predict_split(
-    model_dir: Path, model: str, split: str, batch_size: int
-) -> tuple["torch.Tensor", list[float], list[str]]:
-    """Logits for a tokenised split, its labels, and the names of the classes (none if labels are numbers)."""
-    import pyarrow.parquet
-
-    table = pyarrow.parquet.read_table(Path("data/tokenized") / model / f"{split}.parquet")
-    types = table["token_type_ids"].to_pylist() if "token_type_ids" in table.column_names else None
-    logits, label_names = predict(model_dir, table["input_ids"].to_pylist(), batch_size, types)
-    return logits, table["label"].to_pylist(), label_names
+Rows = Sequence[Sequence[int]]
 
 
 def predict(
-    model_dir: Path,
-    token_ids: list[list[int]],
-    batch_size: int,
-    token_types: list[list[int]] | None = None,
-) -> tuple["torch.Tensor", list[str]]:
+    model_dir: Path, token_ids: Rows, batch_size: int, token_types: Rows | None = None,
+    setting: str = "evaluate.batch_size",
+) -> tuple["torch.Tensor", list[str]]:  # fmt: skip
     """Logits for tokenised sentences, in fp32 whatever the model was trained in.
 
+    On a GPU it claims one, as a training does; `devices.device_in_use()` then says which.
+
     Args:
-        token_ids: special tokens included, unpadded. Batches hold near lengths; the order of the result is that given.
-        token_types: of pairs, for a model that tells their sentences apart by them; shaped like token_ids.
+        token_ids: special tokens included, unpadded. Batches hold near lengths; the order of the
+            result is that given.
+        token_types: of pairs, for a model that tells their sentences apart by them.
+        setting: what sets batch_size, for the message when memory runs out; "" if nothing does.
 
     Returns:
-        logits, float32 tensor of shape (sentences, classes) on the CPU (one column if labels are numbers), and the names of
-        the classes.
+        float32 tensor of shape (sentences, classes) on the CPU (one column if labels are numbers),
+        and the names of the classes ([] if labels are numbers).
+
+    Raises:
+        UserError: no model in `model_dir`, out of memory, or a logit that is not finite.
     """
+    with claim_gpu() as gpu, deterministic() as not_deterministic:
+        try:
+            model = load_finetuned(model_dir)
+            model.to("cuda" if gpu else "cpu")  # type: ignore[arg-type]
+            logits = predict_padded(model, token_ids, batch_size, token_types)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            todo = "Use a device with more memory: CUDA_VISIBLE_DEVICES= (empty) takes the CPU's."
+            if setting and batch_size > 1:
+                todo = (
+                    f"Set {setting} to {batch_size // 2} (params.yaml): the answers stay the same."
+                )
+            raise UserError(
+                f"out of memory with {batch_size} sentence(s) at a time. {todo}"
+            ) from error
+    for operation in not_deterministic:
+        print(f"warning: this device cannot repeat the prediction bit by bit: {operation}")
+    if broken := int((~logits.isfinite()).any(dim=1).sum()):
+        raise UserError(f"{model_dir} gives {broken} of {len(logits)} sentences a logit that is "
+                        f"not finite. Run `dvc repro -fs finetune@{model_dir.name}`.")  # fmt: skip
+    names: Any = model.config.id2label
+    return logits, [] if logits.shape[1] == 1 else [names[i] for i in range(logits.shape[1])]
+
+
+def predict_padded(
+    model: "PreTrainedModel", token_ids: Rows, batch_size: int, token_types: Rows | None = None
+) -> "torch.Tensor":
+    """The same with a loaded model, on the device where it lies."""
     import torch
-    from safetensors import SafetensorError
     from torch.nn.utils.rnn import pad_sequence
     from tqdm import tqdm
-    from transformers import AutoModelForSequenceClassification
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            str(model_dir),
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            dtype=torch.float32,
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        name = f"finetune@{model_dir.name}"
-        raise UserError(
-            f"{model_dir} is no model: {reason} Delete it and run `dvc checkout {name}`."
-        ) from error
-    model.to(device).eval()
-    pad_id = model.config.pad_token_id or 0
-    logits = torch.empty(len(token_ids), model.config.num_labels)
-    by_length = sorted(range(len(token_ids)), key=lambda i: len(token_ids[i]))
+    padding = {"input_ids": model.config.pad_token_id or 0}
+    logits = torch.empty(len(token_ids), int(model.config.num_labels or 0))
+    # The longest first: what does not fit into memory does not at once.
+    by_length = sorted(range(len(token_ids)), key=lambda i: -len(token_ids[i]))
     with torch.inference_mode():
-        for start in tqdm(range(0, len(by_length), batch_size), desc="evaluate", unit="batch"):
+        for start in tqdm(range(0, len(by_length), batch_size), desc="predict", unit="batch"):
             chosen = by_length[start : start + batch_size]
-            ids = [torch.tensor(token_ids[i]) for i in chosen]
-            batch = pad_sequence(ids, batch_first=True, padding_value=pad_id).to(device)
-            mask = pad_sequence([torch.ones_like(i) for i in ids], batch_first=True).to(device)
-            types = {}
+            rows = {"input_ids": [torch.tensor(token_ids[i]) for i in chosen]}
+            rows["attention_mask"] = [torch.ones_like(row) for row in rows["input_ids"]]
             if token_types:
-                rows = [torch.tensor(token_types[i]) for i in chosen]
-                types["token_type_ids"] = pad_sequence(rows, batch_first=True).to(device)
-            logits[chosen] = (
-                model(input_ids=batch, attention_mask=mask, **types).logits.float().cpu()
-            )
-    n_labels = model.config.num_labels
-    return logits, [] if n_labels == 1 else [model.config.id2label[i] for i in range(n_labels)]
+                rows["token_type_ids"] = [torch.tensor(token_types[i]) for i in chosen]
+            inputs = {
+                name: pad_sequence(row, batch_first=True, padding_value=padding.get(name, 0))
+                for name, row in rows.items()
+            }
+            on_device = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+            logits[chosen] = model(**on_device).logits.float().cpu()
+    return logits

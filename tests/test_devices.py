@@ -1,0 +1,355 @@
+"""GPUs, precision, environment and memory. The locks are real, the GPUs are names of a script."""
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import ROOT
+from reproduce import machine
+from reproduce.files import UserError
+from reproduce.training import devices
+
+T4 = ("GPU-1111-aaaa", "GPU-2222-bbbb")
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from reproduce.training import devices
+devices._check = lambda gpu: None
+with devices.claim_gpu(Path(sys.argv[1])) as gpu:
+    print(gpu.uuid, os.environ["CUDA_VISIBLE_DEVICES"] == gpu.uuid, flush=True)
+    time.sleep(600)
+"""
+
+
+def fake_driver(folder: Path, *uuids: str, answer: str = "", code: int = 0) -> Path:
+    """A folder for PATH with an nvidia-smi that lists these GPUs, or says `answer`."""
+    folder.mkdir(exist_ok=True)
+    lines = (
+        [answer] if answer else [f"{i}, {uuid}, Tesla T4, 580.65" for i, uuid in enumerate(uuids)]
+    )
+    text = "\n".join(["#!/bin/sh", *(f"echo '{line}'" for line in lines), f"exit {code}", ""])
+    (folder / "nvidia-smi").write_text(text)
+    (folder / "nvidia-smi").chmod(0o755)
+    return folder
+
+
+Hold = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def hold(tmp_path: Path) -> Iterator[Hold]:
+    """Start a process that claims a GPU and keeps it; its first line says which."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*uuids: str, cwd: Path = ROOT, **env: str) -> "subprocess.Popen[str]":
+        path = fake_driver(tmp_path / f"driver-{len(started)}", *(uuids or T4))
+        inherited = {name: value for name, value in os.environ.items() if "VISIBLE" not in name}
+        inherited |= {"PATH": f"{path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), **env}
+        command = [sys.executable, "-u", "-c", HOLD, str(tmp_path / "locks")]
+        process = subprocess.Popen(
+            command, cwd=cwd, env=inherited, stdout=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def line(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Set what nvidia-smi answers in this process."""
+
+    def answer(*uuids: str, **said: str | int) -> None:
+        folder = fake_driver(tmp_path / "driver", *uuids, **said)  # type: ignore[arg-type]
+        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        machine.list_gpus.cache_clear()
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # to be put back: a claim changes it
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    yield answer
+    machine.list_gpus.cache_clear()
+
+
+def test_each_run_takes_a_gpu_of_its_own_and_shows_cuda_no_other(hold: Hold) -> None:
+    assert [line(hold()), line(hold())] == [f"{uuid} True" for uuid in T4]
+
+
+def test_the_third_run_waits_says_so_and_takes_the_gpu_of_one_that_is_killed(hold: Hold) -> None:
+    assert line(hold())
+    second = hold()
+    assert line(second)
+    third = hold()
+    assert line(third) == "waiting for a free GPU: other runs hold 0 (Tesla T4), 1 (Tesla T4)"
+    second.kill()
+    assert line(third) == f"{T4[1]} True"
+
+
+@pytest.mark.parametrize(("first", "second"), [("0", T4[0]), (T4[0], "0"), ("0", "GPU-1111")])
+def test_a_gpu_is_the_same_by_index_uuid_and_its_beginning_also_from_another_clone(
+    hold: Hold, tmp_path: Path, first: str, second: str
+) -> None:
+    assert line(hold(CUDA_VISIBLE_DEVICES=first)).startswith(T4[0])
+    other = hold(CUDA_VISIBLE_DEVICES=second, cwd=tmp_path)
+    assert line(other) == "waiting for a free GPU: other runs hold 0 (Tesla T4)"
+
+
+def test_hosts_that_share_the_folder_and_both_count_from_0_do_not_wait_for_each_other(
+    hold: Hold,
+) -> None:
+    here, there = hold("GPU-here"), hold("GPU-there")
+    assert (line(here), line(there)) == ("GPU-here True", "GPU-there True")
+
+
+def test_the_locks_are_for_all_users(
+    driver: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's file need not be written to; the folder lets everybody add one."""
+    driver(T4[0])
+    monkeypatch.setattr(devices, "_check", lambda gpu: None)
+    with devices.claim_gpu(tmp_path / "locks"):
+        pass
+    assert (tmp_path / "locks").stat().st_mode & 0o7777 == 0o1777
+    assert (tmp_path / f"locks/{T4[0]}.lock").stat().st_mode & 0o444 == 0o444
+
+
+def test_a_claim_inside_a_claim_is_the_same(
+    driver: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver(*T4)
+    monkeypatch.setattr(devices, "_check", lambda gpu: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    with devices.claim_gpu(tmp_path) as outer, devices.claim_gpu(tmp_path) as inner:
+        assert outer is inner and outer is not None and outer.uuid == T4[1]
+
+
+@pytest.mark.parametrize("code", [errno.ENOTSUP, errno.ENOLCK, errno.EINVAL])
+def test_a_file_system_without_flock_is_one_message(
+    driver: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    driver(*T4)
+
+    def refuse(*arguments: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(UserError, match=rf"cannot be locked \({os.strerror(code)}\)"):
+        devices.claim_gpu(tmp_path).__enter__()
+
+
+def test_a_folder_that_cannot_be_made_is_one_message(
+    driver: Callable[..., None], tmp_path: Path
+) -> None:
+    driver(*T4)
+    (tmp_path / "locks").write_text("a file")
+    with pytest.raises(UserError, match="all users can write to"):
+        devices.claim_gpu(tmp_path / "locks").__enter__()
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [("MIG-1234", "is a part of a GPU"), ("7", "7 names 0 GPUs"), ("GPU-", "GPU- names 2 GPUs"),
+     ("0,MIG-GPU-1111/1/0", "names 0 GPUs"), ("0,0x1", "0x1 names 0 GPUs")],
+)  # fmt: skip
+def test_what_names_no_whole_gpu_is_one_message(
+    driver: Callable[..., None], monkeypatch: pytest.MonkeyPatch, named: str, message: str
+) -> None:
+    driver(*T4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    with pytest.raises(UserError, match=message):
+        machine.visible_gpus()
+
+
+@pytest.mark.parametrize("hidden", ["", "-1", " "])
+def test_hidden_gpus_are_none_also_where_the_driver_fails(
+    driver: Callable[..., None], monkeypatch: pytest.MonkeyPatch, hidden: str
+) -> None:
+    driver(answer="Driver/library version mismatch", code=18)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert machine.visible_gpus() == []
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [("Failed to initialize NVML: Driver/library version mismatch", 18),
+     ("Unable to determine the device handle for GPU 0000:41:00.0: Unknown Error", 0)],
+)  # fmt: skip
+def test_a_driver_that_fails_is_an_error_in_its_own_words(
+    driver: Callable[..., None], said: str, code: int
+) -> None:
+    driver(answer=said, code=code)
+    with pytest.raises(UserError, match=said):
+        machine.visible_gpus()
+
+
+@pytest.mark.parametrize(("said", "code"), [("No devices were found", 6), ("no driver", 9)])
+def test_no_gpu_is_said_and_no_error(
+    driver: Callable[..., None], capsys: pytest.CaptureFixture[str], said: str, code: int
+) -> None:
+    driver(answer=said, code=code)
+    assert machine.visible_gpus() == [] and said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("reason", "todo"),
+    [("The NVIDIA driver on your system is too old", "install the build"),
+     ("no kernel image is available for execution", "install the build"),
+     ("CUDA error: out of memory", "Other programs hold its memory")],
+)  # fmt: skip
+def test_a_gpu_that_the_driver_lists_and_cuda_cannot_use_is_an_error(
+    driver: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reason: str,
+    todo: str,
+) -> None:
+    driver(T4[0])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", T4[0])
+
+    def fail(*arguments: object, **more: object) -> None:
+        raise RuntimeError(reason)
+
+    monkeypatch.setattr(torch, "ones", fail)
+    with pytest.raises(
+        UserError, match=f"lists Tesla T4, and CUDA cannot use it: {reason}.*{todo}"
+    ):
+        devices.claim_gpu(tmp_path).__enter__()
+
+
+def test_a_gpu_that_only_pytorch_sees_is_an_error(
+    driver: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver(answer="No devices were found", code=6)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(UserError, match="PyTorch sees a GPU that nvidia-smi"):
+        devices.claim_gpu(tmp_path).__enter__()
+
+
+def test_the_machine_is_described_without_starting_cuda(driver: Callable[..., None]) -> None:
+    driver(*T4)
+    described = machine.describe()
+    assert (described["gpu"], described["driver"]) == ("Tesla T4", "580.65")
+
+
+CHANGING = {
+    "ACCELERATE_MIXED_PRECISION": "fp16", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1",
+    "NVIDIA_TF32_OVERRIDE": "1", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1",
+    "PYTORCH_TUNABLEOP_ENABLED": "1", "CUBLAS_WORKSPACE_CONFIG": ":16:8",
+    "CUBLASLT_WORKSPACE_SIZE": "1", "ONEDNN_DEFAULT_FPMATH_MODE": "BF16",
+    "DNNL_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE",
+    "TORCH_BLAS_PREFER_CUBLASLT": "1", "TORCH_MKLDNN_MATMUL_MIN_DIM": "1",
+    "CUDA_FORCE_PTX_JIT": "1", "DISABLE_ADDMM_CUDA_LT": "1", "DVCLIVE_RESUME": "1",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",
+    "XFORMERS_FORCE_DISABLE_TRITON": "1",
+}  # fmt: skip
+HARMLESS = {
+    "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TORCH_LOGS": "",
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "CUDNN_VERSION": "9.1", "DVC_ROOT": ".",
+}  # fmt: skip
+
+
+def test_variables_that_change_results_go_and_are_named_and_the_others_stay(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {**CHANGING, **HARMLESS}.items():
+        monkeypatch.setenv(name, value)
+    devices.clean_environment()
+    said = capsys.readouterr().out
+    unnamed = {name for name in CHANGING if name in os.environ or f"{name}=" not in said}
+    assert unnamed == {"WORLD_SIZE"}.difference(os.environ)  # 1 is what a run is: not worth a word
+    assert HARMLESS.keys() <= os.environ.keys()
+
+
+def test_our_own_setting_of_cublas_is_not_worth_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", devices.WORKSPACE)
+    devices.clean_environment()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", devices.SEVERAL)
+def test_a_command_that_a_launcher_starts_several_times_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "2")
+    with pytest.raises(UserError, match=f"{name} is 2"):
+        devices.clean_environment()
+
+
+@pytest.mark.parametrize(
+    ("capability", "features", "expected"),
+    [((9, 0), {}, "bf16"), ((8, 0), {}, "bf16"), ((7, 5), {}, "fp16"), ((7, 0), {}, "fp16"),
+     ((6, 1), {}, "fp32"),  # H100, A100, T4, V100, Pascal
+     (None, {"avx512_bf16": True}, "bf16"), (None, {"amx_bf16": True}, "bf16"),
+     (None, {"avx512_f": True}, "fp32")],
+)  # fmt: skip
+def test_auto_precision_follows_the_hardware(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] | None, features: dict[str, bool],
+    expected: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "some GPU")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+    device, precision, reason = devices.choose_precision("auto")
+    assert (device, precision) == ("cuda" if capability else "cpu", expected)
+    assert "some GPU" in reason if capability else "native bf16" in reason
+
+
+FORMS = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("std::bad_alloc"),
+    RuntimeError("Failed to allocate memory for requested buffer of size 1024"),
+    OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+    MemoryError(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", FORMS, ids=lambda error: str(error)[:40])
+def test_out_of_memory_is_known_in_each_of_its_forms_also_as_a_cause(error: Exception) -> None:
+    other = RuntimeError("no model that can be read")
+    other.__cause__ = error
+    assert devices.is_out_of_memory(error) and devices.is_out_of_memory(other)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["CUDA error: an illegal memory access was encountered", "the table is not allocated",
+     "CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`", "shapes cannot be multiplied"],
+)  # fmt: skip
+def test_other_errors_are_not_out_of_memory(text: str) -> None:
+    assert not devices.is_out_of_memory(RuntimeError(text))
+
+
+@pytest.mark.gpu
+def test_a_claimed_gpu_computes_and_is_the_only_one() -> None:
+    code = """
+from reproduce.training.devices import claim_gpu
+with claim_gpu() as gpu:
+    import torch
+    print(gpu.name, torch.cuda.device_count(), torch.cuda.get_device_name())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    name, count, same = done.stdout.strip().partition(" 1 ")
+    assert name == same and count == " 1 ", done.stdout + done.stderr
