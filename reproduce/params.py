@@ -187,20 +187,20 @@ class Evaluate(Section):
     batch_size: Annotated[int, Field(ge=1)]
 
 
-OLDEST_OPSET = 18  # that PyTorch's exporter writes
-
-
 class Export(Section):
     """Section `export` of params.yaml."""
 
-    opset: Annotated[int, Field(ge=OLDEST_OPSET)]
+    opset: Annotated[int, Field(ge=18, le=25)]  # that PyTorch's exporter can write
     per_channel: bool
     reduce_range: bool
+    keep_fp32: tuple[Annotated[str, Field(min_length=1)], ...]  # patterns of names, as a shell's
 
 
 class Benchmark(Section):
     """Section `benchmark` of params.yaml."""
 
+    models: Annotated[tuple[Name, ...], Field(min_length=1)]
+    sentences: Annotated[int, Field(ge=0)]  # 0: all
     passes: Annotated[int, Field(ge=1)]
     warmup: Annotated[int, Field(ge=0)]
     threads: Annotated[int, Field(ge=0)]

@@ -1,23 +1,25 @@
-"""Size and speed of the models: the article's Table 3 (parameters; CPU, batch size 1) on the validation sentences.
+"""Size and speed of the models: the article's Table 3 (parameters; CPU, batch size 1).
 
 Run as: python -m stages.benchmark
 
-Neither depends on the values of the weights, so models are built from their configs and nothing large is downloaded.
+Neither depends on the values of the weights, so models are built from their configs with random
+ones, and nothing large is downloaded. They take turns over the validation sentences.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reproduce.command import go_offline, run_command
-from reproduce.files import UserError, write_json
+from reproduce.files import write_json
 from reproduce.inputs.sentences import read_about, read_tsv
+from reproduce.inputs.tokenizer import load_tokenizer, read_config, tokenize_split
 from reproduce.machine import describe
-from reproduce.params import PARAMS, Benchmark, read_experiment, read_section, read_yaml
+from reproduce.params import PARAMS, Benchmark, Tokenize, read_section, read_yaml
 
 if TYPE_CHECKING:
     import torch
@@ -32,62 +34,66 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
     params = read_section("benchmark", Benchmark)
+    max_length = read_section("tokenize", Tokenize).max_length
     teacher = read_yaml(PARAMS)["compare"]["teacher"]
-    names = read_experiment().models
     go_offline()
     import torch
-    from transformers import AutoTokenizer
 
     if params.threads:
         torch.set_num_threads(params.threads)
     about = read_about()
-    sentences, _ = read_tsv(Path("data/raw/validation.tsv"), about.label_values, about.columns)
+    texts, _ = read_tsv(Path("data/raw/validation.tsv"), about.label_values, about.columns)
+    sentences = choose(texts, params.sentences)
     models, inputs, results = {}, {}, {}
-    for name in names:
-        directory = TOKENIZERS / name
-        if not (directory / "config.json").is_file():
-            raise UserError(
-                f"{directory} has no config.json. Run `dvc repro download_tokenizer@{name}`."
-            )
-        models[name] = build(directory)
-        tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+    for name in params.models:
+        print(f"benchmark: building {name}", flush=True)
+        models[name] = build(TOKENIZERS / name)
         # Tokenised beforehand: the article's times are of the model.
-        inputs[name] = [
-            torch.tensor([tokenizer(*s.split("\t"), truncation=True, max_length=128)["input_ids"]])
-            for s in sentences
-        ]
+        tokenizer, nothing = load_tokenizer(TOKENIZERS / name), [0] * len(sentences)
+        coded = tokenize_split(tokenizer, sentences, nothing, [], max_length)["input_ids"]
+        inputs[name] = [torch.tensor([ids]) for ids in coded]
         results[name] = size(models[name])
-    print(f"benchmark: {', '.join(names)} take turns over {len(sentences)} sentences, {params.passes} pass(es), "
-          f"batch size 1, fp32, {torch.get_num_threads()} CPU thread(s)", flush=True)  # fmt: skip
-    seconds = time_passes(models, inputs, params.passes, params.warmup)
-    for name in names:
-        results[name] |= summarize(seconds[name], seconds.get(teacher), len(sentences))
-    write_json(
-        Path("metrics/speed.json"),
-        {
-            "sentences": len(sentences),
-            "teacher": teacher,
-            "models": results,
-            "environment": describe(),
-        },
+    print(
+        f"benchmark: {', '.join(models)} take turns over {len(sentences)} of {len(texts)} "
+        f"sentences, {params.passes} pass(es), batch size 1, fp32, "
+        f"{torch.get_num_threads()} CPU thread(s)",
+        flush=True,
     )
-    parts = [f"{n} {r['parameters_encoder'] / 1e6:.1f} M, {r['sentences_per_second']} sentences/s, speed-up {r['speedup']}"
-             for n, r in results.items()]  # fmt: skip
-    print("metrics/speed.json: " + "; ".join(parts))
+    seconds = time_passes(models, inputs, params.passes, params.warmup)
+    for name in models:
+        results[name] |= summarize(seconds[name], seconds.get(teacher), len(sentences))
+    facts = {"sentences": len(sentences), "teacher": teacher, "environment": describe()}
+    write_json(Path("metrics/speed.json"), {**facts, "models": results})
+    lines = [
+        f"{name} {r['parameters_encoder'] / 1e6:.1f} M parameters, {r['sentences_per_second']} "
+        f"sentences/s, speed-up {r['speedup']}"
+        for name, r in results.items()
+    ]
+    print("metrics/speed.json: " + "; ".join(lines))
+
+
+def choose(sentences: Sequence[str], count: int) -> list[str]:
+    """`count` of them, spread evenly over all; 0, or more than there are: all."""
+    count = min(count, len(sentences)) or len(sentences)
+    return [sentences[i * len(sentences) // count] for i in range(count)]
 
 
 def build(directory: Path) -> "PreTrainedModel":
-    """A 2-label classifier of this architecture with random weights, in fp32, ready for inference."""
+    """A 2-label classifier of this architecture with random weights, in fp32, for inference."""
     import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
-    config = AutoConfig.from_pretrained(str(directory), local_files_only=True, num_labels=2)
+    config = read_config(directory)
+    config.num_labels = 2
     torch.manual_seed(0)
-    return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32).eval()  # type: ignore[no-any-return]
+    model = AutoModelForSequenceClassification.from_config(
+        config, dtype=torch.float32, trust_remote_code=False
+    )
+    return model.eval()  # type: ignore[no-any-return]
 
 
 def size(model: "PreTrainedModel") -> dict[str, int]:
-    """Exact numbers of parameters (all; without the classification head, as the article counts) and bytes on disk."""
+    """Exact numbers of parameters, all and without the head (as the article counts); file size."""
     with tempfile.TemporaryDirectory() as scratch:
         model.save_pretrained(scratch)
         saved = (Path(scratch) / "model.safetensors").stat().st_size
@@ -104,13 +110,10 @@ def time_passes(
     passes: int,
     warmup: int,
 ) -> dict[str, list[float]]:
-    """Time full passes at batch size 1, the models taking turns sentence by sentence.
+    """Seconds of each pass by model: forward passes only, at batch size 1.
 
-    The models meet every sentence within the same second, so that whatever else the machine does falls on all alike, and the one
-    that goes first changes with every sentence.
-
-    Returns:
-        for each model the seconds of each pass, forward passes only.
+    All models meet a sentence within the same second, so that whatever else the machine does falls
+    on all alike. The one that goes first changes with every sentence.
     """
     import torch
     from tqdm import tqdm
@@ -134,18 +137,16 @@ def time_passes(
     return seconds
 
 
-def summarize(
-    seconds: list[float], teacher_seconds: list[float] | None, sentences: int
-) -> dict[str, Any]:
-    """Median seconds a pass, sentences/s, and speed-up: the median over passes of teacher's seconds / own seconds.
+def summarize(own: list[float], teacher: list[float] | None, sentences: int) -> dict[str, Any]:
+    """Median seconds a pass, sentences/s, and the median over passes of teacher's / own seconds.
 
-    `speedup` is "not run" where the teacher is not among the models.
+    `speedup` is "not run" where the teacher is not among the models (None).
     """
-    median = statistics.median(seconds)
-    ratios = [theirs / ours for theirs, ours in zip(teacher_seconds or [], seconds, strict=False)]
+    median = statistics.median(own)
+    ratios = [t / o for t, o in zip(teacher or [], own, strict=False)]
     return {
         "seconds": round(median, 3),
-        "seconds_by_pass": [round(s, 3) for s in seconds],
+        "seconds_by_pass": [round(s, 3) for s in own],
         "sentences_per_second": round(sentences / median, 1),
         "speedup": round(statistics.median(ratios), 3) if ratios else "not run",
         "speedup_by_pass": [round(r, 3) for r in ratios],

@@ -1,13 +1,14 @@
-"""Label sentences with a fine-tuned or an exported model: CSV of sentence, label and probability, in the order of the input.
+"""Label sentences with a fine-tuned or an exported model: CSV of sentence, label, probability.
 
 Run as: python -m tools.predict "a gripping film"
         python -m tools.predict --file sentences.txt --output predictions.csv
         zcat sentences.gz | python -m tools.predict --model models/exported/minilm-1 --file - | head
 
-One sentence a line, in UTF-8 (with --pairs: two, separated by a tab, for a model fine-tuned on pairs; a model cannot say what it
-was fine-tuned on). Memory does not grow with the number of lines. An empty line keeps its row, without an answer; a line with
-more tokens than the model has positions is cut; both are counted and named at the end. A model of numbers gives a score in
-place of label and probability. CSV goes to standard output or --output, everything else to standard error.
+One sentence a line, in UTF-8; with --pairs two, separated by a tab, for a model fine-tuned on
+pairs. Rows come in the order of the lines, some hundreds at a time, while they are read. An empty
+line keeps its row, without an answer; a line with more tokens than the model has positions is cut;
+both are counted and named at the end. A model of numbers gives a score in place of label and
+probability. CSV goes to standard output or --output, all else to standard error.
 """
 
 import argparse
@@ -15,108 +16,43 @@ import codecs
 import contextlib
 import csv
 import os
+import secrets
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
-from reproduce.command import go_offline
-from reproduce.files import UserError, out_of_space
+from reproduce.command import go_offline, run_command
+from reproduce.files import UserError
 
 if TYPE_CHECKING:
     import numpy as np
+    from transformers import PreTrainedTokenizerFast
 
-    from reproduce.models.inference import Example, Model
-
-# What is read, sorted by length, computed and written at a time.
-WINDOW_LINES = 4096
-WINDOW_BYTES = 2**22
-
-
-@dataclass
-class Counts:
-    """What happened to the lines: how many, and of empty and cut ones the first numbers."""
-
-    lines: int = 0
-    empty: int = 0
-    cut: int = 0
-    first_empty: list[int] = field(default_factory=list)
-    first_cut: list[int] = field(default_factory=list)
-
-    def add(self, empty: Iterable[int], cut: Iterable[int]) -> None:
-        """Count these line numbers."""
-        for number in empty:
-            self.empty += 1
-            self.first_empty += [number][: len(self.first_empty) < 5]
-        for number in cut:
-            self.cut += 1
-            self.first_cut += [number][: len(self.first_cut) < 5]
+# What is read, computed and written at a time; the bytes are also the longest line.
+WINDOW_LINES, WINDOW_BYTES = 512, 2**22
+STDIO = Path("-")
+Example = tuple[str, ...]  # one sentence, or the two of a pair
+# Equal results first, then speed.
+WEIGHTS = ("model_optimized.onnx", "model.onnx", "model_quantized.onnx", "model.safetensors")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Predict what the command line says."""
+def main(argv: Sequence[str] | None = None, closed: Collection[str] = ()) -> None:
+    """Predict what the command line says; `closed` names standard streams that are not there."""
     arguments = parse(argv)
-    total = (
-        check_source(arguments.file, arguments.pairs)
-        if arguments.file
-        else len(arguments.sentences)
-    )
-    if arguments.output:
-        check_target(arguments.output, arguments.file)
-    place = arguments.model or default_model()
-    go_offline()
-    from reproduce.models.inference import load
-
-    model = load(place, arguments.max_length, arguments.threads)
-    started = time.perf_counter()
-    counts = answer_all(model, arguments, total)
-    report(counts, model, time.perf_counter() - started, arguments.batch_size)
-
-
-def answer_all(model: "Model", arguments: argparse.Namespace, total: int | None) -> Counts:
-    """Read, predict and write everything, one window after the other.
-
-    Args:
-        arguments: of `parse`.
-        total: lines, for the progress bar; None: unknown.
-    """
-    from tqdm import tqdm
-
-    source, target, pairs = arguments.file, arguments.output, arguments.pairs
-    counts = Counts()
-    with contextlib.ExitStack() as stack:
-        if source:
-            windows = read_windows(stack.enter_context(opened(source)), name_of(source), pairs)
-        else:
-            windows = iter(
-                [
-                    [
-                        split(text, pairs, "sentence", i)
-                        for i, text in enumerate(arguments.sentences, 1)
-                    ]
-                ]
-            )
-        out = stack.enter_context(written(target))
-        bar = stack.enter_context(
-            tqdm(total=total, unit=" sentences", disable=None if source else True)
-        )
-        answer = ["label", "probability"] if model.labels else ["score"]
-        write_rows(out, [[*(["sentence1", "sentence2"] if pairs else ["sentence"]), *answer]])
-        try:
-            for window in windows:
-                write_rows(
-                    out, predict_window(model, window, arguments.batch_size, counts, bar.update)
-                )
-        except UserError as error:
-            if target:
-                raise UserError(f"{error} {target} was not written.") from error
-            raise UserError(
-                f"{error} What was before it, {counts.lines:,} line(s), is written."
-            ) from error
-    return counts
+    for option, stream in (("file", "stdin"), ("output", "stdout")):
+        if getattr(arguments, option) == STDIO and stream in closed:
+            raise UserError(f"{stream} is closed. Open it, or name a file with --{option}.")
+    try:
+        predict_all(arguments)
+    except BrokenPipeError:  # `| head` has seen enough; Python would complain at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -126,296 +62,315 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "sentences", nargs="*", metavar="SENTENCE", help="sentences, each an argument"
-    )
-    parser.add_argument(
-        "--file", type=Path, help="a file with a sentence a line; -: standard input"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("-"),
-        help="write here, when all is done; -: standard output (default)",
-    )
-    parser.add_argument("--model", type=Path, help="a fine-tuned or exported directory, or one .onnx file of the latter "
-                        "(default: the first under models/finetuned, then models/exported)")  # fmt: skip
-    parser.add_argument(
-        "--pairs", action="store_true", help="each sentence is a pair, separated by a tab"
-    )
-    parser.add_argument(
-        "--batch-size", type=int, default=32, help="sentences computed at a time (default: 32)"
-    )
-    parser.add_argument(
-        "--max-length",
-        type=int,
-        help="cut at so many tokens (default: as many as the model has positions)",
-    )
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=0,
-        help="CPU threads (default: OMP_NUM_THREADS, else all processors)",
-    )
+    add = parser.add_argument
+    add("sentences", nargs="*", metavar="SENTENCE", help="sentences, each an argument")
+    add("--file", type=Path, help="a file with a sentence a line; -: standard input")
+    add("--output", type=Path, default=STDIO, help="written when all is done (default: stdout)")
+    add("--model", type=Path, help="a fine-tuned or exported folder, or an .onnx file of the latter"
+        " (default: the first under models/finetuned, then models/exported)")  # fmt: skip
+    add("--pairs", action="store_true", help="a sentence is a pair, separated by a tab")
+    add("--batch-size", type=int, default=32, help="sentences computed at a time (default: 32)")
+    add("--max-length", type=int, help="cut at so many tokens (default: the model's positions)")
+    add("--threads", type=int, default=0, help="of the CPU (default: OMP_NUM_THREADS, else all)")
     arguments = parser.parse_args(argv)
     if bool(arguments.sentences) == bool(arguments.file):
         parser.error("give sentences, or --file with a file of them (- is standard input)")
-    if str(arguments.output) == "-":
-        arguments.output = None
     if arguments.batch_size < 1 or arguments.threads < 0:
         parser.error("--batch-size must be at least 1, --threads at least 0")
-    for number, sentence in enumerate(arguments.sentences, 1):
-        if not sentence.isprintable() and any(
-            "\ud800" <= character <= "\udfff" for character in sentence
-        ):
-            parser.error(f"sentence {number} is not UTF-8")
     return arguments
 
 
-def default_model() -> Path:
-    """The first model directory there is; on stderr, which."""
-    for folder, files in (("finetuned", "model.safetensors"), ("exported", "*.onnx")):
-        found = sorted({path.parent for path in (Path("models") / folder).glob(f"*/{files}")})
-        if found:
-            which = "the only one" if len(found) == 1 else f"the first of {len(found)}"
-            print(
-                f"model {found[0]}: {which} under models/{folder}; --model names another",
-                file=sys.stderr,
+def predict_all(arguments: argparse.Namespace) -> None:
+    """Read, predict and write window by window; at the end say what was empty or cut."""
+    os.environ["TQDM_DISABLE"] = "1"  # the libraries' own bars; tqdm reads it when imported
+    from tqdm import tqdm
+
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(open_source(arguments.file)) if arguments.file else None
+        check_target(arguments.output, source)
+        total, windows = read_source(source, arguments)
+        model = load(arguments)
+        out = stack.enter_context(open_target(arguments.output))
+        bar = stack.enter_context(tqdm(total=total, unit="sentence", disable=None))
+        columns = ["sentence1", "sentence2"] if arguments.pairs else ["sentence"]
+        columns += ["label", "probability"] if model.labels else ["score"]
+        write_row(out, columns)
+        lines, started = 0, time.perf_counter()
+        noted: dict[str, list[int]] = {"empty": [], "cut": []}
+        try:
+            for window in windows:
+                for row, note in predict_window(model, window, arguments.batch_size):
+                    lines += 1
+                    write_row(out, [*row, *[""] * (len(columns) - len(row))])
+                    if note:
+                        noted[note].append(lines)
+                out.flush()
+                bar.update(len(window))
+        except UserError as error:
+            lost = f"{arguments.output} was not written."
+            kept = f"What was before it, {lines:,} line(s), is written."
+            raise UserError(f"{error} {kept if arguments.output == STDIO else lost}") from error
+        seconds = time.perf_counter() - started
+    for note, numbers in noted.items():
+        if numbers:
+            more = f" and {len(numbers) - 5:,} more" if len(numbers) > 5 else ""
+            first = ", ".join(map(str, numbers[:5]))
+            print(f"{len(numbers):,} {note}: line(s) {first}{more}", file=sys.stderr)
+    rate = f"{lines / seconds:,.0f} sentences/s, batch size {arguments.batch_size}"
+    print(f"{lines:,} sentences in {seconds:.2f} s, {rate}; {model.description}", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model."""
+
+    labels: list[str]  # names of the classes 0, 1, ...; none: the model gives a number
+    max_length: int  # tokens, special ones included; longer sentences are cut
+    tokenizer: "PreTrainedTokenizerFast"
+    knows_types: bool  # tells the two sentences of a pair apart by token types
+    logits: Callable[..., Any]  # of token ids, batch size, token types
+    description: str  # file, runtime, precision, device
+
+
+def load(arguments: argparse.Namespace) -> Model:
+    """Load the model; no code of its folder is run. `UserError` if it is not whole."""
+    file = find_weights(arguments.model)
+    folder = file.parent
+    go_offline()
+    import torch
+
+    from reproduce.inputs.tokenizer import _positions as positions
+    from reproduce.inputs.tokenizer import load_tokenizer, read_config, refuse_unfit
+    from reproduce.models.load import load_finetuned
+    from reproduce.models.logits import predict_padded
+    from reproduce.models.runtime import FILES, Session, warn_of_saturation
+
+    config, tokenizer = read_config(folder), load_tokenizer(folder)
+    refuse_unfit(tokenizer, folder, 1)
+    labels = [config.id2label.get(i) for i in range(config.num_labels)]
+    if None in labels or config.problem_type == "multi_label_classification":
+        raise UserError(f"{folder}/config.json: expected one class of id2label a sentence.")
+    longest = min(tokenizer.model_max_length, positions(config) or 512)
+    if arguments.max_length and not 3 <= arguments.max_length <= longest:
+        raise UserError(f"--max-length {arguments.max_length}: expected 3 to {longest}.")
+    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    logits: Callable[..., Any]
+    if file.suffix == ".onnx":
+        if file.name == FILES["int8"]:
+            warn_of_saturation(folder)
+        session = Session(file, config.pad_token_id or 0)
+        if session.labels not in (len(labels), "batch", None):
+            raise UserError(
+                f"{file} has {session.labels} outputs, config.json names {len(labels)}: they are "
+                "of different models. Export the model again."
             )
-            return found[0]
-    raise UserError(
-        "no model under models/finetuned or models/exported. Name one with --model, or get one: `dvc pull finetune@minilm-1` "
-        "(after `make remote URL=...`), or train one with `dvc repro finetune@minilm-1`."
-    )
+        logits, knows_types = session.predict, "token_type_ids" in session.inputs
+        runtime = session.description
+    else:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        network = load_finetuned(folder).to(device)  # type: ignore[arg-type]
+        logits = partial(predict_padded, network)
+        knows_types = getattr(config, "type_vocab_size", 0) > 1
+        runtime = f"PyTorch {torch.__version__}, fp32, {device.upper()}"
+    return Model(
+        labels if len(labels) > 1 else [], arguments.max_length or longest, tokenizer, knows_types,
+        logits, f"{file}: {runtime}, {torch.get_num_threads()} CPU thread(s)",
+    )  # fmt: skip
 
 
-def name_of(source: Path) -> str:
-    """What messages call the input."""
-    return "standard input" if str(source) == "-" else str(source)
+def find_weights(place: Path | None) -> Path:
+    """The file that is loaded; on stderr which, if it was chosen."""
+    if place is None:
+        kinds = ("finetuned/*/model.safetensors", "exported/*/*.onnx")
+        there = [path.parent for kind in kinds for path in sorted(Path("models").glob(kind))]
+        if not there:
+            raise UserError(
+                "no model under models/. Name one with --model, pull one (`dvc pull "
+                "finetune@minilm-1`) or train one (`dvc repro finetune@minilm-1`)."
+            )
+        place = there[0]
+        print(f"model {place}: the first that there is; --model names another", file=sys.stderr)
+    if place.is_file() and (place.suffix == ".onnx" or place.name == WEIGHTS[3]):
+        return place
+    files = [place / name for name in WEIGHTS if (place / name).is_file()]
+    if not files:
+        raise UserError(
+            f"{place}: found no .onnx file and no model.safetensors (a pickle can run code when it "
+            "is opened, and is refused); expected a folder under models/finetuned or "
+            "models/exported, or an .onnx file."
+        )
+    if len(files) > 1:
+        print(f"{files[0]}: of {len(files)} files; --model names another", file=sys.stderr)
+    return files[0]
 
 
-def opened(source: Path) -> contextlib.AbstractContextManager[BinaryIO]:
-    """The input as bytes; standard input is not closed."""
-    return contextlib.nullcontext(sys.stdin.buffer) if str(source) == "-" else source.open("rb")
+def predict_window(
+    model: Model, window: Sequence[Example], batch_size: int
+) -> Iterator[tuple[list[str], str]]:
+    """A row for each example, in order: the texts and the answer; and "empty", "cut" or ""."""
+    import numpy as np
+
+    full = [example for example in window if any(map(str.strip, example))]
+    answers: Iterator[tuple[list[str], str]] = iter(())
+    if full:
+        typed = model.knows_types and len(full[0]) > 1
+        coded = model.tokenizer(
+            *(list(texts) for texts in zip(*full, strict=True)),
+            truncation=True,
+            max_length=model.max_length,
+            return_token_type_ids=typed,
+        )
+        types = coded["token_type_ids"] if typed else None
+        logits = np.asarray(model.logits(coded["input_ids"], batch_size, types))
+        if not np.isfinite(logits).all():
+            raise UserError(f"{model.description}: numbers that are not finite. Train it again.")
+        cut = ("cut" if coding.overflowing else "" for coding in coded.encodings)
+        answers = zip(answer(logits, model.labels), cut, strict=True)
+    for example in window:
+        cells, what = next(answers) if any(map(str.strip, example)) else ([], "empty")
+        yield [*example, *cells], what
 
 
-def check_source(source: Path, pairs: bool) -> int | None:
-    """The number of lines, all of which can be read; None for a stream, which can be read once only.
+def answer(logits: "np.ndarray", labels: Sequence[str]) -> list[list[str]]:
+    """Label and its probability (softmax, 6 decimals) a row; without labels the number itself.
+
+    Args:
+        logits: float array of shape (sentences, labels), or (sentences, 1) without labels.
+    """
+    import numpy as np
+    from scipy.special import softmax
+
+    if not labels:
+        return [[f"{value:.6f}"] for value in logits[:, 0]]
+    best = softmax(logits.astype(np.float64), axis=1).max(axis=1)
+    return [[labels[i], f"{p:.6f}"] for i, p in zip(logits.argmax(axis=1), best, strict=True)]
+
+
+def open_source(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
+    """The input as bytes; opened once, for a pipe can be read once only."""
+    if path == STDIO:
+        return contextlib.nullcontext(sys.stdin.buffer)
+    if path.is_fifo():
+        print(f"{path} is a pipe: waiting for what is written to it", file=sys.stderr)
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UserError(f"--file {path}: {error.strerror}; expected a file of text.") from error
+
+
+def read_source(
+    source: BinaryIO | None, arguments: argparse.Namespace
+) -> tuple[int | None, Iterable[list[Example]]]:
+    """The number of lines (None: unknown) and the lines; those of a file are all checked first."""
+    if source is None:
+        given = enumerate((s.encode("utf-8", "surrogateescape") for s in arguments.sentences), 1)
+        window = [parse_line(raw, f"sentence {i}", arguments.pairs) for i, raw in given]
+        return len(window), [window]
+    total = None
+    if arguments.file.is_file():
+        total = sum(map(len, read_windows(source, arguments)))
+        source.seek(0)
+    return total, read_windows(source, arguments)
+
+
+def read_windows(file: BinaryIO, arguments: argparse.Namespace) -> Iterator[list[Example]]:
+    r"""The lines of `file`, some hundreds at a time, without \n, \r\n and a byte order mark.
 
     Raises:
-        UserError: no such file, or a line that is not UTF-8 or no pair.
+        UserError: a line is too long, not UTF-8 or no pair; after all lines before it were given.
     """
-    if str(source) == "-":
-        return None
-    if source.is_dir() or not source.exists():
-        raise UserError(
-            f"--file {source}: {'a directory' if source.is_dir() else 'no such file'}; expected a file of sentences."
-        )
-    try:
-        with source.open("rb") as file:
-            return (
-                sum(len(window) for window in read_windows(file, str(source), pairs))
-                if source.is_file()
-                else None
-            )
-    except PermissionError as error:
-        raise UserError(f"--file {source}: you may not read it.") from error
-
-
-def check_target(target: Path, source: Path | None) -> None:
-    """`UserError` if the output cannot be written, before any work."""
-    if target.is_dir() or not target.parent.is_dir():
-        what = "a directory" if target.is_dir() else f"there is no directory {target.parent}"
-        raise UserError(
-            f"--output {target}: {what}; expected the name of a file in a directory that exists."
-        )
-    if not os.access(target.parent, os.W_OK):
-        raise UserError(f"--output {target}: you may not write to {target.parent}.")
-    if source and source.exists() and target.exists() and target.samefile(source):
-        raise UserError(f"--output {target} is the input itself. Name another file.")
-
-
-@contextlib.contextmanager
-def written(target: Path | None) -> Iterator[TextIO]:
-    """Standard output, or a file beside `target` that takes its name when the block ends without an error."""
-    if target is None:
-        if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(encoding="utf-8")
-        yield sys.stdout
-        sys.stdout.flush()
-        return
-    if (
-        target.exists() and not target.is_file()
-    ):  # a pipe or a device: there is nothing to put in its place
-        with target.open("w", encoding="utf-8", newline="") as out:
-            yield out
-        return
-    partial = target.with_name(target.name + ".partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as out:
-            yield out
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def read_windows(file: BinaryIO, name: str, pairs: bool) -> Iterator[list["Example"]]:
-    r"""The lines of `file`, some thousands at a time, without their \n or \r\n and without a byte order mark.
-
-    Raises:
-        UserError: a line is not UTF-8, or no pair; after all lines before it were given.
-    """
+    name = "standard input" if arguments.file == STDIO else arguments.file
     window: list[Example] = []
     size = 0
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(iter(lambda: file.readline(WINDOW_BYTES + 1), b""), 1):
         raw = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         try:
-            text = raw.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
-            example = split(text, pairs, f"{name}, line", number)
-        except (UnicodeDecodeError, UserError) as error:
-            if window:
-                yield window
-            raise (
-                not_utf8(name, number, error) if isinstance(error, UnicodeDecodeError) else error
-            ) from None
-        window.append(example)
+            raw = raw.removesuffix(b"\n").removesuffix(b"\r")
+            window.append(parse_line(raw, f"{name}, line {number}", arguments.pairs))
+        except UserError:
+            yield window
+            raise
         size += len(raw)
         if len(window) == WINDOW_LINES or size >= WINDOW_BYTES:
             yield window
             window, size = [], 0
-    if window:
-        yield window
+    yield window
 
 
-def not_utf8(name: str, number: int, error: UnicodeDecodeError) -> UserError:
-    """Which byte of which line, and what to do."""
-    bad = error.object[error.start]
-    kind = (
-        "UTF-16" if error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "ISO-8859-1"
-    )
-    return UserError(
-        f"{name}, line {number}: not UTF-8: byte 0x{bad:02x} at byte {error.start + 1} of the line ({error.reason}). "
-        f"Convert the input first; if it is {kind}: iconv -f {kind} -t UTF-8."
-    )
-
-
-def split(text: str, pairs: bool, where: str, number: int) -> "Example":
+def parse_line(raw: bytes, where: str, pairs: bool) -> Example:
     """A sentence, or the two of a pair (an empty line: two empty ones)."""
-    if not pairs:
-        return (text,)
-    parts = text.split("\t") if text else ["", ""]
-    if len(parts) != 2:
-        raise UserError(
-            f"{where} {number}: {len(parts) - 1} tabs; with --pairs, expected two sentences separated by one tab."
-        )
-    return tuple(parts)
-
-
-def predict_window(
-    model: "Model",
-    window: Sequence["Example"],
-    batch_size: int,
-    counts: Counts,
-    tick: Callable[[int], object],
-) -> list[list[str]]:
-    """The rows of a window, in its order: the sentences, then what `answers` gives, or nothing where the line is empty."""
-    full = [i for i, example in enumerate(window) if any(part.strip() for part in example)]
-    rows = [[*example, *[""] * (2 if model.labels else 1)] for example in window]
-    cut: list[bool] = []
-    if full:
-        logits, cut = model([window[i] for i in full], batch_size, tick)
-        for i, answer in zip(full, answers(logits, model.labels), strict=True):
-            rows[i] = [*window[i], *answer]
-    tick(len(window) - len(full))
-    first = counts.lines + 1
-    counts.add(
-        empty=(first + i for i in sorted(set(range(len(window))).difference(full))),
-        cut=(first + i for i, was_cut in zip(full, cut, strict=True) if was_cut),
-    )
-    counts.lines += len(window)
-    return rows
-
-
-def answers(logits: "np.ndarray", labels: Sequence[str]) -> list[list[str]]:
-    """Label and its probability (softmax, 6 decimals) of each row; of a model that gives a number, the score (6 decimals).
-
-    Args:
-        logits: float array of shape (sentences, labels), or (sentences, 1) where there are no labels.
-    """
-    import numpy as np
-
-    if not labels:
-        return [[f"{value:.6f}"] for value in logits[:, 0].tolist()]
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    probabilities = shifted.max(axis=1) / shifted.sum(axis=1)
-    guesses = logits.argmax(axis=1).tolist()
-    return [
-        [labels[guess], f"{p:.6f}"]
-        for guess, p in zip(guesses, probabilities.tolist(), strict=True)
-    ]
-
-
-def write_rows(out: TextIO, rows: Sequence[Sequence[str]]) -> None:
-    """Write CSV and flush it; quoted where it has to be."""
-    minimal, everything = (
-        csv.writer(out, lineterminator="\n", quoting=how)
-        for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
-    )
-    for row in rows:  # before Python 3.13 a lone carriage return is not quoted, and would end the row for a reader
-        (everything if any("\r" in cell for cell in row) else minimal).writerow(row)
-    out.flush()
-
-
-def report(counts: Counts, model: "Model", seconds: float, batch_size: int) -> None:
-    """What was left without an answer and what was cut, and one line of summary, on stderr."""
-
-    def lines(first: Sequence[int], count: int) -> str:
-        return f"line(s) {', '.join(map(str, first))}" + (
-            f" and {count - len(first):,} more" if count > len(first) else ""
-        )
-
-    if counts.empty:
-        print(
-            f"{counts.empty:,} empty, without an answer: {lines(counts.first_empty, counts.empty)}",
-            file=sys.stderr,
-        )
-    if counts.cut:
-        print(
-            f"{counts.cut:,} cut to {model.max_length} tokens: {lines(counts.first_cut, counts.cut)}",
-            file=sys.stderr,
-        )
-    print(
-        f"{counts.lines:,} sentences ({counts.empty:,} empty, {counts.cut:,} cut) in {seconds:.2f} s, "
-        f"{counts.lines / max(seconds, 1e-9):,.0f} sentences/s, batch size {batch_size}; {model.description}",
-        file=sys.stderr,
-    )
-
-
-def run(argv: Sequence[str] | None = None) -> int:
-    """`main`, with one line for what a user did and the exit code that says so."""
+    if len(raw) > WINDOW_BYTES:
+        raise UserError(f"{where}: longer than {WINDOW_BYTES:,} bytes; expected a sentence.")
     try:
-        main(argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: no file was written", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except (
-        BrokenPipeError
-    ):  # `| head` has seen enough; Python would complain once more when it flushes at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except Exception as error:
-        if not (reason := out_of_space(error)):
-            raise
-        print(
-            f"error: the disk is full ({reason}): no half-written output was left. Make room and run again.",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        utf16 = raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        kind = "UTF-16" if utf16 else "ISO-8859-1"
+        raise UserError(
+            f"{where}: not UTF-8: byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the "
+            f"line ({error.reason}). If it is {kind}, convert it: iconv -f {kind} -t UTF-8."
+        ) from None
+    parts = tuple((text or "\t").split("\t")) if pairs else (text,)
+    if len(parts) != 1 + pairs:
+        raise UserError(f"{where}: {len(parts) - 1} tabs; with --pairs, expected one.")
+    return parts
+
+
+def is_special(path: Path) -> bool:
+    """Whether `path` is nothing that can be replaced: a device, a pipe, /dev/stdout, /dev/fd/3."""
+    place = os.path.abspath(path)  # noqa: PTH100 - resolve() would follow the link
+    return place.startswith(("/dev/", "/proc/")) or (path.exists() and not path.is_file())
+
+
+def check_target(target: Path, source: BinaryIO | None) -> None:
+    """`UserError` if the output cannot be written, before any work."""
+    place = Path(os.path.realpath(target))
+    if target == STDIO or (is_special(target) and not target.is_dir()):
+        return
+    if target.is_dir() or not place.parent.is_dir():
+        what = "a directory" if target.is_dir() else f"there is no directory {place.parent}"
+        raise UserError(f"--output {target}: {what}; expected a file in a directory that exists.")
+    for path in (place, place.parent):
+        if path.exists() and not os.access(path, os.W_OK):
+            raise UserError(f"--output {target}: you may not write to {path}.")
+    if source and place.is_file() and os.path.samestat(os.fstat(source.fileno()), place.stat()):
+        raise UserError(f"--output {target} is the input itself. Name another file.")
+
+
+@contextlib.contextmanager
+def open_target(target: Path) -> Iterator[TextIO]:
+    """Standard output, or a file that takes the name `target` when the block ends without error.
+
+    Until then it has a name of its own: neither another run nor a person's file is touched.
+    """
+    if target == STDIO:
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(encoding="utf-8")
+        yield sys.stdout
+        sys.stdout.flush()
+    elif is_special(target):
+        with target.open("a", encoding="utf-8", newline="") as out:
+            yield out
+    else:
+        place = Path(os.path.realpath(target))  # a link stays a link
+        partial = place.with_name(f".predict-{secrets.token_hex(4)}.partial")
+        try:
+            with partial.open("x", encoding="utf-8", newline="") as out:
+                yield out
+            if place.exists():
+                shutil.copymode(place, partial)
+            partial.replace(place)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def write_row(out: TextIO, cells: Sequence[str]) -> None:
+    """Write a row of CSV, quoted where it has to be."""
+    # Before Python 3.13 a lone \r is not quoted, and would end the row for a reader.
+    rule: Any = csv.QUOTE_ALL if any("\r" in cell for cell in cells) else csv.QUOTE_MINIMAL
+    csv.writer(out, lineterminator="\n", quoting=rule).writerow(cells)
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    missing = {name for name in ("stdin", "stdout") if getattr(sys, name) is None}
+    run_command(lambda: main(closed=missing))
