@@ -1,92 +1,135 @@
-"""The metrics of one run, from its logits and labels."""
+"""The metrics of one run, from its logits and labels: numpy arrays in, numbers out; no PyTorch.
 
-import math
+measure(logits, labels, ["NEGATIVE", "POSITIVE"], ["accuracy", "f1"])
+"""
+
+import functools
+import os
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from reproduce.files import UserError
-
 if TYPE_CHECKING:
-    import torch
-    from evaluate import Metric
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def measure(
-    logits: "torch.Tensor",
-    labels: Sequence[float],
-    label_names: Sequence[str],
-    metrics: Sequence[str],
+    logits: "Array", labels: "Array", label_names: Sequence[str], metrics: Sequence[str]
 ) -> dict[str, Any]:
-    """Metrics of one run, rounded to 6 decimals; a pure function of its arguments.
+    """All metrics of one run, rounded to 6 decimals.
 
     Args:
-        logits: float tensor of shape (n, classes), or (n, 1) where labels are numbers.
-        labels: n class indices, or numbers.
-        metrics: names of `sentence_metric`; the first is the headline.
+        logits: float array of shape (n, classes), or (n, 1) where labels are numbers.
+        labels: shape (n,): class indices, or numbers.
+        label_names: of the classes; none where labels are numbers.
+        metrics: names of `compute_metrics`; the first is the headline.
 
     Returns:
-        each metric by name; metric and score (the headline's name and value), n, loss (mean cross-entropy in nats, of numbers
-        the mean squared error), and of classes correct and confusion[true name][predicted name] as counts.
-
-    Raises:
-        UserError: a correlation is asked of predictions that are all equal.
+        each metric by name, None where it is not defined; metric and score (the headline's name
+        and value); n; loss (mean cross-entropy in nats; of numbers the mean squared error); and
+        of classes correct and confusion[true name][predicted name], both counts.
     """
-    import torch
+    import numpy as np
+    from scipy.special import log_softmax
 
-    truth = torch.tensor(labels, dtype=torch.float64 if not label_names else torch.int64)
-    guess = logits.argmax(dim=1) if label_names else logits.squeeze(1).double()
-    scores = sentence_metric(metrics, len(label_names)).compute(
-        predictions=guess.tolist(), references=truth.tolist()
-    )
-    if broken := [name for name in metrics if not math.isfinite(scores[name])]:
-        raise UserError(
-            f"{broken[0]} is not defined: all predictions (or all labels) are equal. Train longer, or check the data."
-        )
-    measured: dict[str, Any] = {name: round(float(scores[name]), 6) for name in metrics}
-    measured |= {"metric": metrics[0], "score": measured[metrics[0]], "n": len(labels)}
+    logits, count = np.asarray(logits, float), len(labels)
     if label_names:
-        loss = torch.nn.functional.cross_entropy(logits.double(), truth)
-        confusion = {true: dict.fromkeys(label_names, 0) for true in label_names}
-        for label, predicted in zip(truth.tolist(), guess.tolist(), strict=True):
-            confusion[label_names[label]][label_names[predicted]] += 1
-        measured |= {"correct": int((guess == truth).sum()), "confusion": confusion}
+        truth, guess = np.asarray(labels).astype(int), logits.argmax(axis=1)
+        loss = -log_softmax(logits, axis=1)[np.arange(count), truth].mean()
     else:
-        loss = torch.nn.functional.mse_loss(guess, truth)
-    return {**measured, "loss": round(loss.item(), 6)}
+        truth, guess = np.asarray(labels, float), logits[:, 0]
+        loss = ((guess - truth) ** 2).mean()
+    measured: dict[str, Any] = compute_metrics(metrics, truth, guess, len(label_names))
+    measured |= {"metric": metrics[0], "score": measured[metrics[0]], "n": count}
+    measured["loss"] = round(float(loss), 6)
+    if label_names:
+        counts = np.zeros((len(label_names), len(label_names)), int)
+        np.add.at(counts, (truth, guess), 1)
+        measured["correct"] = int(counts.trace())
+        measured["confusion"] = {
+            name: dict(zip(label_names, row, strict=True))
+            for name, row in zip(label_names, counts.tolist(), strict=True)
+        }
+    return measured
 
 
-def sentence_metric(names: Sequence[str], n_labels: int) -> "Metric":
-    """The named metrics as one metric of the `evaluate` library.
+def compute_metrics(
+    names: Sequence[str], truth: "Array", guess: "Array", n_labels: int
+) -> dict[str, float | None]:
+    """The named metrics by the `evaluate` library, rounded to 6 decimals.
 
-    The library's own "accuracy" is a script that `evaluate.load` asks the Hub for; a subclass of its Metric needs no network.
-    f1 is that of class 1 if there are two classes, else the mean over classes, and 0 where a class neither occurs nor is
-    predicted; pearson and spearman are the correlations of the predictions with the labels.
+    f1 is that of class 1 if there are two classes, else the mean over classes, and 0 where a class
+    neither occurs nor is predicted. pearson and spearman are the correlations of predictions and
+    labels: None where either are all equal.
     """
+    import warnings
+
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a correlation that is not defined: None says so
+        metric = metric_class()(names, n_labels, cache_dir=scratch, keep_in_memory=True)
+        values = metric.compute(predictions=guess.tolist(), references=truth.tolist())
+    return {name: None if values[name] is None else round(values[name], 6) for name in names}
+
+
+@functools.cache
+def metric_class() -> Callable[..., Any]:
+    """Our metric as a class of the `evaluate` library's.
+
+    The library's own "accuracy" is a script that `evaluate.load` asks the Hub for; a subclass of
+    its Metric needs no network.
+    """
+    evaluate = import_evaluate()
     import datasets
-    import evaluate
+    import numpy as np
     from scipy import stats
     from sklearn import metrics
 
-    of_classes: dict[str, Any] = (
-        {"average": "binary"} if n_labels == 2 else {"average": "macro", "labels": range(n_labels)}
-    )
-    compute: dict[str, Callable[[Any, Any], float]] = {
-        "accuracy": metrics.accuracy_score,
-        "f1": lambda truth, guess: metrics.f1_score(truth, guess, zero_division=0, **of_classes),
-        "matthews": metrics.matthews_corrcoef,
-        "pearson": lambda truth, guess: stats.pearsonr(truth, guess).statistic,
-        "spearman": lambda truth, guess: stats.spearmanr(truth, guess).statistic,
-    }
+    def correlation(function: Callable[[Any, Any], Any], truth: Any, guess: Any) -> float | None:
+        if len(truth) < 2 or np.ptp(truth) == 0 or np.ptp(guess) == 0:
+            return None
+        value = float(function(truth, guess).statistic)
+        return value if np.isfinite(value) else None
 
     class SentenceMetric(evaluate.Metric):  # type: ignore[misc]
-        def _info(self) -> evaluate.MetricInfo:
-            number = datasets.Value("int64" if n_labels else "float64")
-            return evaluate.MetricInfo(
-                description=", ".join(names), citation="",
-                features=datasets.Features({"predictions": number, "references": number}),
-            )  # fmt: skip
+        def __init__(self, names: Sequence[str], n_labels: int, **options: Any) -> None:
+            self.names, self.n_labels = names, n_labels
+            super().__init__(**options)
 
-        def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-            return {name: float(compute[name](references, predictions)) for name in names}
+        def _info(self) -> Any:
+            number = datasets.Value("int64" if self.n_labels else "float64")
+            features = datasets.Features({"predictions": number, "references": number})
+            return evaluate.MetricInfo(", ".join(self.names), citation="", features=features)
 
-    return SentenceMetric(keep_in_memory=True)
+        def _compute(self, predictions: Any, references: Any) -> dict[str, float | None]:
+            average = {"average": "binary"}
+            if self.n_labels != 2:
+                average = {"average": "macro", "labels": range(self.n_labels)}  # type: ignore[dict-item]
+            known: dict[str, Callable[[Any, Any], float | None]] = {
+                "accuracy": metrics.accuracy_score,
+                "f1": functools.partial(metrics.f1_score, zero_division=0, **average),
+                "matthews": metrics.matthews_corrcoef,
+                "pearson": functools.partial(correlation, stats.pearsonr),
+                "spearman": functools.partial(correlation, stats.spearmanr),
+            }
+            values = {name: known[name](references, predictions) for name in self.names}
+            return {name: None if value is None else float(value) for name, value in values.items()}
+
+    return SentenceMetric
+
+
+def import_evaluate() -> Any:
+    """Import the `evaluate` library, which makes a folder in HOME when it is imported: in none."""
+    if "evaluate" not in sys.modules:
+        before = os.environ.get("HF_MODULES_CACHE")
+        with tempfile.TemporaryDirectory() as scratch:
+            os.environ["HF_MODULES_CACHE"] = scratch
+            import evaluate
+        del os.environ["HF_MODULES_CACHE"]
+        if before is not None:
+            os.environ["HF_MODULES_CACHE"] = before
+    import evaluate
+
+    return evaluate

@@ -1,176 +1,235 @@
-"""The runs that params.yaml names, as the other stages wrote them."""
+"""The result of a run: predictions/MODEL-SEED.csv and, beside it, MODEL-SEED.json. In git.
+
+The CSV has a line an example: index, label, predicted and the logit of each class (none where the
+label is a number). MNLI has a second validation set: there the column `split` comes after
+`predicted`. The JSON says what made it: the recipe's digest, dataset, split, device. Both are
+written by `write_run` and read by `read_run` alone; a result that is not today's recipe's is
+"not run".
+"""
 
 import csv
+import functools
+import hashlib
 import io
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.files import UserError, read_json
-from reproduce.params import Compare, Experiment
-from reproduce.verdict.claims import Evidence, run_interval
-from reproduce.verdict.published import Published
-from reproduce.verdict.statistics import score
+from reproduce.files import UserError, read_json, write_json, write_text
+from reproduce.inputs.catalog import digests, read_dataset, read_model
+from reproduce.models.metrics import measure
+from reproduce.training.recipe import recipe_digest, run_recipe
 
 if TYPE_CHECKING:
     import numpy as np
 
-RUNS, PREDICTIONS = Path("metrics/runs"), Path("predictions")
+    Array = np.ndarray[Any, np.dtype[Any]]
 
+PREDICTIONS = Path("predictions")
+EXPORTS = Path("metrics/export")
+SPLITS = ("validation", "validation_mismatched")  # as data/tokenized and the column `split` say
 
-METRICS = ("accuracy", "f1", "matthews", "pearson")
-
-
-Runs = dict[str, dict[int, dict[str, Any] | None]]
-
-
-def read_run(model: str, seed: int, dataset: str, split: str) -> dict[str, Any] | None:
-    """The metrics of one run; None if it was not run. `UserError` if the file is no metrics of this experiment."""
-    path = RUNS / f"{model}-{seed}.json"
-    remedy = f"Delete it and run `dvc repro evaluate@{model}-{seed}`."
-    if not path.exists():
-        return None
-    run = read_json(path, remedy)
-    expected = {"dataset": dataset, "split": split, "model": model, "seed": seed}
-    if not isinstance(run, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(run).__name__}. {remedy}")
-    for key, value in expected.items():
-        if run.get(key) != value:
-            raise UserError(f"{path}: {key} is {run.get(key)!r}, expected {value!r}. {remedy}")
-    metric, value = run.get("metric"), run.get("score")
-    if metric not in METRICS:
-        raise UserError(
-            f"{path}: metric is {metric!r}, expected one of {', '.join(METRICS)}. {remedy}"
-        )
-    if not isinstance(value, int | float) or isinstance(value, bool) or not -1 <= value <= 1:
-        raise UserError(f"{path}: score is {value!r}, expected a number from -1 to 1. {remedy}")
-    if not isinstance(run.get("n"), int) or run["n"] < 1:
-        raise UserError(
-            f"{path}: n is {run.get('n')!r}, expected how many sentences were evaluated. {remedy}"
-        )
-    if metric == "accuracy" and not (
-        isinstance(run.get("correct"), int) and 0 <= run["correct"] <= run["n"]
-    ):
-        raise UserError(
-            f"{path}: correct {run.get('correct')!r} of n {run['n']!r} is no count. {remedy}"
-        )
-    return run
-
-
-def percent(run: dict[str, Any]) -> float:
-    """The score of a run times 100; an accuracy from its counts, unrounded."""
-    return (
-        100 * run["correct"] / run["n"]
-        if run["metric"] == "accuracy"
-        else 100 * float(run["score"])
-    )
+# Why a run counts as not run.
+ABSENT, OTHER_RECIPE, OTHER_DATA = "absent", "other recipe", "other data set"
+OTHER_SENTENCES, DAMAGED = "other sentences", "damaged"
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """One file of predictions: the sentences' texts, and labels and predictions as float64 arrays of shape (n,)."""
+class Part:
+    """What a model answered on one split: labels of shape (n,), logits of shape (n, classes).
 
-    texts: list[tuple[str, ...]]
-    labels: "np.ndarray[Any, Any]"
-    predicted: "np.ndarray[Any, Any]"
-
-
-def read_predictions(model: str, seed: int, run: dict[str, Any]) -> Predictions:
-    """Read predictions/MODEL-SEED.csv; `UserError` unless it is a table of numbers from which the score of `run` follows.
-
-    Its columns: the text or texts, label, predicted, and what is not needed here. Of rows with a `split` those of the
-    validation set count.
+    Labels are int64 classes and logits float32; where the label is a number, both are float64 and
+    there is one logit, the number.
     """
-    import numpy as np
 
-    path = PREDICTIONS / f"{model}-{seed}.csv"
-    remedy = f"Run `dvc checkout {path}`, or `dvc pull {path}`, or `dvc repro -f -s evaluate@{model}-{seed}`."
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [
-                row
-                for row in csv.DictReader(file)
-                if row.get("split", "validation") == "validation"
-            ]
-        texts = [
-            tuple(
-                row[name]
-                for name in row
-                if name not in ("label", "predicted", "probability", "split")
-            )
-            for row in rows
-        ]
-        labels, predicted = (
-            np.array([float(row[name]) for row in rows]) for name in ("label", "predicted")
-        )
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path} is missing, but {RUNS}/{model}-{seed}.json is there. {remedy}"
-        ) from error
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise UserError(
-            f"{path} is no table with numbers for label and predicted ({error}). {remedy}"
-        ) from error
-    found = float(score(run["metric"], labels, predicted)) if rows else 0.0
-    if len(rows) != run["n"] or abs(100 * found - percent(run)) > 1e-3:
-        said = f"{run['metric']} {percent(run) / 100:.6f} over {run['n']} sentences"
-        raise UserError(
-            f"{path}: {found:.6f} over {len(rows)}, but {RUNS}/{model}-{seed}.json says {said}. {remedy}"
-        )
-    return Predictions(texts, labels, predicted)
+    labels: "Array"
+    logits: "Array"
+
+    @property
+    def predicted(self) -> "Array":
+        """The classes or numbers that the model answered, shape (n,)."""
+        return self.logits.argmax(axis=1) if self.logits.shape[1] > 1 else self.logits[:, 0]
 
 
-def gather(
-    experiment: Experiment, split: str, metric: str, runs: Runs, speed: dict[str, Any] | None
-) -> Evidence:
-    """All that the verdicts rest on. `UserError` if two runs are not over the same sentences, in the same order."""
-    scores: dict[str, dict[int, float]] = {model: {} for model in runs}
-    predicted: dict[str, dict[int, np.ndarray[Any, Any]]] = {model: {} for model in runs}
-    first: tuple[str, Predictions] | None = None
-    for model, by_seed in runs.items():
-        for seed, run in by_seed.items():
-            if not run:
-                continue
-            found = read_predictions(model, seed, run)
-            first = first or (f"{model}-{seed}", found)
-            if found.texts != first[1].texts or (found.labels != first[1].labels).any():
-                names = f"{model}-{seed}.csv and {first[0]}.csv"
-                raise UserError(
-                    f"{PREDICTIONS}: {names} are not over the same sentences. Run `dvc repro`, which evaluates all alike."
-                )
-            scores[model][seed], predicted[model][seed] = percent(run), found.predicted
-    labels = first[1].labels if first else None
-    return Evidence(
-        experiment.dataset,
-        split,
-        metric,
-        experiment.models,
-        experiment.seeds,
-        scores,
-        predicted,
-        labels,
-        speed,
-    )
+@dataclass(frozen=True)
+class Run:
+    """The whole result of one run."""
+
+    model: str
+    seed: int
+    recipe: str  # the digest of what it was made by
+    dataset: str
+    split: str  # what the validation set is: "validation", or "held out of train"
+    metrics: tuple[str, ...]  # the first is the headline
+    labels: tuple[str, ...]  # names of the classes; none where the label is a number
+    device: str  # "cpu" or "cuda"
+    precision: str
+    sentences: str  # sha256 of data/raw/validation.tsv
+    validation: Part
+    mismatched: Part | None = None
+
+    @property
+    def name(self) -> str:
+        """MODEL-SEED."""
+        return f"{self.model}-{self.seed}"
+
+    @functools.cached_property
+    def measured(self) -> dict[str, Any]:
+        """All metrics (see reproduce/models/metrics.py)."""
+        return measure(self.validation.logits, self.validation.labels, self.labels, self.metrics)
+
+    @property
+    def score(self) -> float | None:
+        """The headline metric times 100, an accuracy exact; None where it is not defined."""
+        if self.metrics[0] == "accuracy":
+            return 100 * self.measured["correct"] / self.measured["n"]  # type: ignore[no-any-return]
+        return None if self.measured["score"] is None else 100 * float(self.measured["score"])
 
 
-def scores_csv(evidence: Evidence, published: Published, params: Compare) -> str:
-    """One line a run: model, seed, accuracy (the headline score, times 100), its interval over sentences, what was published."""
+@dataclass(frozen=True)
+class NotRun:
+    """A run that params.yaml names and that has no result of today's recipe."""
+
+    name: str  # MODEL-SEED
+    why: str  # ABSENT, OTHER_RECIPE, ...
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return "not run" if self.why == ABSENT else f"not run ({self.why})"
+
+
+Runs = dict[str, dict[int, Run | NotRun]]
+
+
+def write_run(run: Run) -> Path:
+    """Write both files of a run; the CSV's path. Every metric follows from them exactly."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["model", "seed", "accuracy", "low", "high", "published"])
-    for model, by_seed in evidence.scores.items():
-        theirs = published.row(model, evidence.dataset, evidence.split)
-        for seed, value in by_seed.items():
-            low, high = run_interval(evidence, model, seed, params) or ("", "")
-            numbers = [value, low, high, theirs.score if theirs else ""]
-            writer.writerow(
-                [
-                    model,
-                    seed,
-                    *(
-                        f"{number:.2f}" if isinstance(number, float) else number
-                        for number in numbers
-                    ),
-                ]
-            )
-    return text.getvalue()
+    parts = [(SPLITS[0], run.validation), (SPLITS[1], run.mismatched)]
+    split = ["split"] if run.mismatched else []
+    writer.writerow(["index", "label", "predicted", *split, *run.labels])
+    for name, part in parts:
+        if part is None:
+            continue
+        rows = zip(part.labels.tolist(), part.predicted, part.logits, strict=True)
+        for index, (label, predicted, logits) in enumerate(rows):
+            # str of a numpy number: the fewest digits that read back as the same number.
+            row = [index, label, str(predicted), *([name] if split else [])]
+            writer.writerow([*row, *(map(str, logits) if run.labels else ())])
+    path = PREDICTIONS / f"{run.name}.csv"
+    write_text(path, text.getvalue())
+    facts = ("model", "seed", "recipe", "dataset", "split", "metrics", "labels", "device")
+    about: dict[str, Any] = {name: getattr(run, name) for name in (*facts, "precision")}
+    about |= {"sentences": run.sentences, "n": len(run.validation.labels)}
+    write_json(path.with_suffix(".json"), about | {"csv": _digest(path.read_bytes())})
+    return path
+
+
+def read_run(model: str, seed: int, recipe: str, dataset: str, split: str) -> Run | NotRun:
+    """The result of a run, if it is of this recipe, data set and split."""
+    name = f"{model}-{seed}"
+    path = PREDICTIONS / f"{name}.csv"
+    try:
+        about = read_json(path.with_suffix(".json"), "")
+        if (about["dataset"], about["split"]) != (dataset, split):
+            return NotRun(name, OTHER_DATA, f"{about['dataset']}, {about['split']}")
+        if about["recipe"] != recipe:
+            return NotRun(name, OTHER_RECIPE, f"recipe {about['recipe']}, today's is {recipe}")
+        if about["csv"] != _digest(content := path.read_bytes()):
+            return NotRun(name, DAMAGED, f"{path} is not the file that evaluate wrote")
+        parts = _read_parts(content.decode(), bool(about["labels"]), len(about["labels"]))
+        facts = {key: about[key] for key in ("device", "precision", "sentences")}
+        tuples = {key: tuple(about[key]) for key in ("metrics", "labels")}
+        run = Run(model, seed, recipe, dataset, split, **facts, **tuples, validation=parts[0],
+                  mismatched=parts[1] if parts[1:] else None)  # fmt: skip
+        return run if len(run.validation.labels) == about["n"] else NotRun(name, DAMAGED, str(path))
+    except FileNotFoundError as error:
+        gone = Path(error.filename)
+        missing = gone.suffix == ".csv"
+        return NotRun(name, DAMAGED, f"{gone} is missing") if missing else NotRun(name, ABSENT)
+    except (UserError, KeyError, TypeError, ValueError, IndexError) as error:
+        return NotRun(name, DAMAGED, f"{path.with_suffix('.json')} or .csv: {error}")
+
+
+def _read_parts(text: str, classes: bool, count: int) -> list[Part]:
+    """The parts of a CSV. By place, not by name: a class may be called like a column."""
+    import numpy as np
+
+    header, *rows = csv.reader(io.StringIO(text))
+    logits_from = len(header) - count
+    by_split: dict[str, list[list[str]]] = {}
+    for row in rows:
+        by_split.setdefault(row[3] if logits_from == 4 else SPLITS[0], []).append(row)
+    parts = []
+    for chosen in (by_split[name] for name in SPLITS if name in by_split):
+        labels = np.array([float(row[1]) for row in chosen])
+        logits = [row[logits_from:] if classes else row[2:3] for row in chosen]
+        if [row[0] for row in chosen] != [str(index) for index in range(len(chosen))]:
+            raise ValueError("the index does not count the sentences")
+        parts.append(
+            Part(labels.astype(int), np.array(logits, np.float32))
+            if classes
+            else Part(labels, np.array(logits, float))
+        )
+    return parts
+
+
+def recipe_of(params: dict[str, Any], model: str, seed: int) -> str:
+    """The digest of what a run would be made by today: params.yaml and the pins of catalog.yaml."""
+    entry = read_model(model)
+    pins = {
+        "dataset": digests(read_dataset(params["dataset"]).pins()),
+        "model": digests(entry.tokenizer | entry.weights),
+    }
+    return recipe_digest(run_recipe(params, model, seed, pins))
+
+
+def split_of(params: dict[str, Any]) -> str:
+    """What the validation set is."""
+    return "held out of train" if params["selection"]["holdout"] > 0 else SPLITS[0]
+
+
+def read_runs(params: dict[str, Any]) -> Runs:
+    """Every run that params.yaml names, in its order.
+
+    Runs are of the same sentences in the same order: of those that are not, most alike stay.
+    """
+    split = split_of(params)
+    runs: Runs = {
+        model: {
+            seed: read_run(model, seed, recipe_of(params, model, seed), params["dataset"], split)
+            for seed in params["seeds"]
+        }
+        for model in params["models"]
+    }
+    kinds = Counter((run.sentences, run.validation.labels.tobytes()) for run in done(runs))
+    for (digest, labels), _ in kinds.most_common()[1:]:
+        for run in list(done(runs)):
+            if (run.sentences, run.validation.labels.tobytes()) == (digest, labels):
+                detail = "its sentences are not those of the other runs"
+                runs[run.model][run.seed] = NotRun(run.name, OTHER_SENTENCES, detail)
+    return runs
+
+
+def done(runs: Runs) -> Iterator[Run]:
+    """The runs that have a result."""
+    return (run for by_seed in runs.values() for run in by_seed.values() if isinstance(run, Run))
+
+
+def read_export(model: str, seed: int, recipe: str) -> dict[str, Any] | NotRun:
+    """metrics/export/MODEL-SEED.json, if it is of this recipe."""
+    name, path = f"{model}-{seed}", EXPORTS / f"{model}-{seed}.json"
+    try:
+        export = read_json(path, f"Run `dvc repro export@{model}`.")
+    except FileNotFoundError:
+        return NotRun(name, ABSENT)
+    if not isinstance(export, dict) or export.get("recipe") != recipe:
+        return NotRun(name, OTHER_RECIPE, f"{path} is not of recipe {recipe}")
+    return export
+
+
+def _digest(content: bytes) -> str:
+    """The sha256 of a text, whatever its line ends: git may change them."""
+    return hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest()
