@@ -1,12 +1,12 @@
-"""What the report says about predictions: calibration, accuracy by group, worst errors, agreement.
+"""What the report says about answers: calibration, accuracy by group, worst errors, agreement.
 
 Pure functions of numpy arrays. `correct` and `probability` (of the answer that was given, 0 to 1)
-have the shape (seeds, n): one row a run, all of one model on the same n sentences.
+have the shape (seeds, n): a row a run, all of one model on the same n sentences.
 """
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-BINS = 15  # of the reliability diagram, as in the article on calibration, section 4
-LENGTHS = (10, 20, 30)  # words: upper ends of the groups; the last group is open
+BINS = 15  # of the reliability diagram, as in its article, section 4
+LENGTHS = (0, 10, 20, 30)  # words: each group has more than its number; the last has no upper end
 
 # GLUE splits sentences into words ("does n't"), other corpora do not ("doesn't"): both match.
 KINDS = {
@@ -35,58 +35,32 @@ class Share:
 
     n: int
     value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Group:
-    """Sentences of a length (in words) or of a kind. `at_most` None: no upper end."""
-
-    kind: str  # "length", or a name of KINDS, or "neither"
-    share: Share
-    at_least: int = 0
-    at_most: int | None = None
+    interval: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How well probabilities match accuracy. All values but `n` of a bin in percent.
+    """How well probabilities match accuracy; all in percent but the n of a bin."""
 
-    `bins` holds (n, mean confidence, accuracy) of each bin that is not empty; `ece` is the expected
-    calibration error; `accuracy` is that of all sentences.
-    """
-
-    bins: tuple[tuple[int, float, float], ...]
+    bins: list[tuple[int, float, float]]  # n, mean confidence, accuracy; none that is empty
     ece: float
     confidence: float
     accuracy: Share
 
     @property
     def tendency(self) -> str:
-        """over, under, or unclear where the mean confidence is within the accuracy's interval."""
-        if self.confidence > self.accuracy.high:
-            return "over"
-        return "under" if self.confidence < self.accuracy.low else "unclear"
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A sentence (by its row) that `wrong` runs get wrong, most of them by answering `answer`."""
-
-    row: int
-    answer: int
-    probability: float  # mean over the wrong runs
-    wrong: int
+        """over, under, or unclear where the mean confidence lies in the accuracy's interval."""
+        low, high = self.accuracy.interval
+        return "over" if self.confidence > high else "under" if self.confidence < low else "unclear"
 
 
 @dataclass(frozen=True)
 class Point:
-    """A model in the Pareto picture. `accuracy` in percent, None where it was not measured."""
+    """A model's accuracy in percent, milliseconds a sentence at batch size 1, megabytes."""
 
     name: str
-    accuracy: float | None
-    milliseconds: float  # one sentence at batch size 1
+    accuracy: float
+    milliseconds: float
     megabytes: float
 
 
@@ -97,7 +71,7 @@ def share(correct: "Array", confidence: float) -> Share:
     """
     mean, n = float(correct.mean()), correct.shape[1]
     low, high = wilson(round(mean * n), n, confidence)
-    return Share(n, 100 * mean, 100 * low, 100 * high)
+    return Share(n, 100 * mean, (100 * low, 100 * high))
 
 
 def calibration(
@@ -111,28 +85,20 @@ def calibration(
 
     place = np.clip(np.ceil(probability * bins).astype(int) - 1, 0, bins - 1)
     filled = []
-    for m in np.unique(place):
-        inside = place == m
-        means = (100 * float(values[inside].mean()) for values in (probability, correct))
-        filled.append((int(inside.sum()), *means))
+    for inside in (place == m for m in np.unique(place)):
+        sure, accuracy = (100 * float(of[inside].mean()) for of in (probability, correct))
+        filled.append((int(inside.sum()), sure, accuracy))
     ece = sum(n * abs(accuracy - sure) for n, sure, accuracy in filled) / place.size
-    mean = 100 * float(probability.mean())
-    return Calibration(tuple(filled), ece, mean, share(correct, confidence))
+    return Calibration(filled, ece, 100 * float(probability.mean()), share(correct, confidence))
 
 
-def by_length(correct: "Array", texts: Sequence[str], confidence: float) -> list[Group]:
-    """Accuracy in groups of length in words; a group without a sentence is left out."""
+def by_length(texts: Sequence[str]) -> "Iterator[tuple[int, int | None, Array]]":
+    """Groups by length in words: shortest, longest (None: no upper end), which sentences."""
     import numpy as np
 
     words = np.array([len(text.split()) for text in texts])
-    edges: list[int | None] = [0, *LENGTHS, None]
-    groups = []
-    for low, high in itertools.pairwise(edges):
-        inside = (words > (low or 0)) & (words <= (high or words.max()))
-        if inside.any():
-            part = share(correct[:, inside], confidence)
-            groups.append(Group("length", part, (low or 0) + 1, high))
-    return groups
+    for low, high in itertools.zip_longest(LENGTHS, LENGTHS[1:]):
+        yield low + 1, high, (words > low) & (words <= (high or words.max()))
 
 
 def kinds(text: str) -> list[str]:
@@ -141,40 +107,38 @@ def kinds(text: str) -> list[str]:
     return of or ["neither"]
 
 
-def by_kind(correct: "Array", texts: Sequence[str], confidence: float) -> list[Group]:
-    """Accuracy on sentences with a negation, with a contrast (some have both), with neither."""
+def by_kind(texts: Sequence[str]) -> "Iterator[tuple[str, Array]]":
+    """Groups by kind, of which a sentence can have two: name, which sentences."""
     import numpy as np
 
     of = [kinds(text) for text in texts]
-    groups = []
     for name in (*KINDS, "neither"):
-        inside = np.array([name in names for names in of])
-        if inside.any():
-            groups.append(Group(name, share(correct[:, inside], confidence)))
-    return groups
+        yield name, np.array([name in names for names in of])
 
 
 def worst_errors(
-    labels: "Array", predicted: "Array", probability: "Array", count: int
-) -> list[Mistake]:
-    """The rows that most runs get wrong; among equals those whose wrong answers were surest.
+    labels: "Array", predicted: "Array", probability: "Array"
+) -> list[tuple[int, float, int]]:
+    """The sentences that runs get wrong, those that most do first, then by the surest answers.
 
     Args:
         labels: shape (n,). predicted, probability: shape (seeds, n).
+
+    Returns:
+        row, mean probability of the wrong answers, the wrong answer given most often.
     """
     import numpy as np
 
-    wrong = predicted != labels
-    mistakes = []
+    wrong, errors = predicted != labels, []
     for row in np.flatnonzero(wrong.any(axis=0)):
-        answers = predicted[wrong[:, row], row].astype(int)
-        sure = float(probability[wrong[:, row], row].mean())
-        mistakes.append(Mistake(int(row), int(np.bincount(answers).argmax()), sure, len(answers)))
-    return sorted(mistakes, key=lambda m: (-m.wrong, -m.probability, m.row))[:count]
+        at = wrong[:, row]
+        answer = int(np.bincount(predicted[at, row].astype(int)).argmax())
+        errors.append((-int(at.sum()), -float(probability[at, row].mean()), int(row), answer))
+    return [(row, -sure, answer) for _, sure, row, answer in sorted(errors)]
 
 
 def agreement(first: "Array", second: "Array") -> tuple[float, float]:
-    """Share of sentences on which two runs agree, and Cohen's kappa (1960), free of chance."""
+    """The share of sentences on which two runs agree, and Cohen's kappa (1960)."""
     from sklearn.metrics import cohen_kappa_score
 
     same = float((first == second).mean())
@@ -183,12 +147,11 @@ def agreement(first: "Array", second: "Array") -> tuple[float, float]:
 
 
 def pareto_front(points: Iterable[Point]) -> list[Point]:
-    """The measured points that no other one beats in both accuracy and time. Fastest first."""
+    """The points that no other one beats in both accuracy and time. Fastest first."""
     front: list[Point] = []
-    best = (float("-inf"), 0.0)  # accuracy, milliseconds
-    measured = [(p.accuracy, p.milliseconds, p) for p in points if p.accuracy is not None]
-    for accuracy, time, point in sorted(measured, key=lambda entry: (entry[1], -entry[0])):
-        if accuracy > best[0] or (accuracy, time) == best:
-            best = (accuracy, time)
+    for point in sorted(points, key=lambda point: (point.milliseconds, -point.accuracy)):
+        best = front[-1] if front else None
+        twin = best and (point.accuracy, point.milliseconds) == (best.accuracy, best.milliseconds)
+        if best is None or point.accuracy > best.accuracy or twin:
             front.append(point)
     return front

@@ -1,7 +1,7 @@
 """The report's charts: matplotlib draws them, as SVG to stand inside an HTML page.
 
     with style():
-        svg = curves([Band("minilm", steps, median, low, high)], say)
+        svg = dots("kinds", [Dots("with negation", [Dot("minilm", 0, 91.2)])], "accuracy, %", say)
 
 Colours are CSS variables of the page (--ink, --series-0 ...), so a chart follows light and dark.
 Text stays text, in the page's font and in one size: at least 12 px where a chart is as wide as a
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 # Colours that no chart means, replaced by the page's variables of these names.
-INK, MUTED, GRID, PAPER = "#010101", "#020202", "#030303", "#040404"
+INK, MUTED, GRID = "#010101", "#020202", "#030303"
 SERIES = tuple(f"#05050{i}" for i in range(10))
-VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"}
+VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid"}
 VARIABLES |= {colour: f"--series-{i}" for i, colour in enumerate(SERIES)}
 MARKERS = ("o", "s", "^", "D", "v", "P")
 WIDTH = 3.9  # inches; the page scales a chart to the width it has
@@ -42,17 +42,6 @@ def style() -> AbstractContextManager[None]:
     import matplotlib as mpl
 
     return mpl.rc_context(fname=Path(__file__).parent / "templates/charts.mplstyle")
-
-
-@dataclass(frozen=True)
-class Band:
-    """Training loss of a model's runs at each step: median, lowest, highest; shape (points,)."""
-
-    name: str
-    steps: "Array"
-    median: "Array"
-    low: "Array"
-    high: "Array"
 
 
 @dataclass(frozen=True)
@@ -75,18 +64,26 @@ class Dots:
     published: float | None = None
 
 
-def curves(bands: Sequence[Band | None], say: Wording) -> str:
-    """Training loss by step, a line and a band a model; None keeps the colour of one not run."""
+def curves(models: Sequence[tuple[str, "Array"] | None], say: Wording) -> str:
+    """Training loss by step: a model's median over seeds, and a band from lowest to highest.
+
+    Args:
+        models: name, and an array of shape (points, 1 + seeds): step, loss of each seed. None keeps
+            the colour of a model without a curve.
+    """
+    import numpy as np
+
     figure, axes = _canvas(WIDTH, 2.6)
-    for index, band in enumerate(bands):
-        if band is None:
+    for index, model in enumerate(models):
+        if model is None:
             continue
-        look = _look(index)
-        axes.fill_between(
-            band.steps, band.low, band.high, color=look["color"], alpha=0.2, linewidth=0
-        )
-        every = max(1, len(band.steps) // 10)
-        axes.plot(band.steps, band.median, label=band.name, linewidth=1.2, markevery=every, **look)
+        (name, table), look = model, _look(index)
+        steps, losses = table[:, 0], table[:, 1:]
+        band = (losses.min(axis=1), losses.max(axis=1))
+        axes.fill_between(steps, *band, color=look["color"], alpha=0.2, linewidth=0)
+        every = max(1, len(steps) // 10)
+        median = np.median(losses, axis=1)
+        axes.plot(steps, median, label=name, linewidth=1.2, markersize=4, markevery=every, **look)
     axes.set(xlabel=say.plain("step"), ylabel=say.plain("training_loss"))
     axes.set(xlim=(0, None), ylim=(0, None))
     _ticks(axes, say, y=1)
@@ -149,38 +146,27 @@ def reliability(name: str, index: int, found: Calibration, say: Wording) -> str:
     return _svg(figure, f"reliability-{name}", f"{say.plain('calibration')}: {name}")
 
 
-def pareto(points: Sequence[Point], say: Wording) -> str:
-    """Accuracy against time; area is the model's size; unmeasured accuracy: hollow, at the foot."""
-    figure, axes = _canvas(WIDTH, 3.0)
-    measured = [point.accuracy for point in points if point.accuracy is not None]
-    lowest, highest = (min(measured), max(measured)) if measured else (0.0, 1.0)
-    room = max(highest - lowest, 1.0)
-    hollow = len(measured) < len(points)
-    foot, top = lowest - (0.8 if hollow else 0.3) * room, highest + 0.35 * room
-    floor = foot + 0.4 * room * hollow
-    if hollow:
-        axes.axhspan(foot, floor, color=GRID, alpha=0.5, linewidth=0, zorder=0)
-        words = {"s": say.plain("accuracy_not_run"), "style": "italic", "color": MUTED}
-        axes.text(
-            0.99, floor, transform=axes.get_yaxis_transform(), ha="right", va="bottom", **words
-        )
-    front = pareto_front(points)
+def pareto(points: Sequence[Point | None], say: Wording) -> str:
+    """Accuracy against time; area is the model's size. None keeps the colour of one unmeasured."""
+    figure, axes = _canvas(WIDTH, 2.8)
+    measured = [point for point in points if point]
+    front = pareto_front(measured)
     line = {"drawstyle": "steps-post", "linestyle": DASHED, "linewidth": 1, "color": MUTED}
     axes.plot([p.milliseconds for p in front], [p.accuracy for p in front], zorder=1, **line)
-    largest = max(point.megabytes for point in points)
+    largest = max(point.megabytes for point in measured)
     for index, point in enumerate(points):
-        look = _look(index)
-        place = (point.milliseconds, foot if point.accuracy is None else point.accuracy)
-        inside = PAPER if point.accuracy is None else look["color"]
-        area = {"s": 260 * point.megabytes / largest, "marker": look["marker"], "linewidths": 1.4}
-        axes.scatter(*place, c=inside, edgecolors=look["color"], zorder=2, clip_on=False, **area)
+        if point is None:
+            continue
+        look, place = _look(index), (point.milliseconds, point.accuracy)
+        axes.scatter(*place, s=260 * point.megabytes / largest, zorder=2, **look)
         note = say.plain("point", name=point.name, megabytes=say.number(point.megabytes, 0))
         axes.annotate(note, place, (0, 11), textcoords="offset points", ha="center")
     axes.set(xlabel=say.plain("milliseconds"), ylabel=say.plain("accuracy_percent"))
-    axes.set(ylim=(foot, top), xlim=(0, max(point.milliseconds for point in points) * 1.25))
-    axes.tick_params(axis="x", pad=9)
+    low, high = (limit(point.accuracy for point in measured) for limit in (min, max))
+    room = max(high - low, 1.0)
+    axes.set(ylim=(low - 0.3 * room, high + 0.4 * room))
+    axes.set(xlim=(0, 1.25 * max(point.milliseconds for point in measured)))
     _ticks(axes, say, y=0 if room > 4 else 1)
-    axes.set_yticks([y for y in axes.get_yticks() if measured and floor <= y <= top])
     return _svg(figure, "pareto", say.plain("size"))
 
 
