@@ -59,7 +59,7 @@ pin: $(STAMP) ## Download a new entry of catalog.yaml once and write its bytes a
 	@python -m tools.pin $(if $(MODEL),--model '$(MODEL)',--dataset '$(or $(DATASET),$(error say which entry of catalog.yaml: make pin DATASET=rte, or make pin MODEL=small))')
 
 clean-checkpoints: $(STAMP) ## Say what killed trainings left on the disk, ask, delete it (YES=1: do not ask)
-	@python -m reproduce.training.checkpoints $(if $(YES),--yes)
+	@python -m tools.clean_checkpoints $(if $(YES),--yes)
 
 remote: $(STAMP) ## Make a directory or URL the DVC remote of this clone: make remote URL=s3://bucket/folder
 	@python -m tools.remotes set '$(or $(URL),$(error say where: make remote URL=/a/directory, or s3://..., ssh://..., https://...))'

@@ -167,21 +167,13 @@ class Finetune(Section):
     max_grad_norm: Annotated[float, Field(gt=0)]
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     log_every: Annotated[int, Field(ge=1)]  # steps between two points of the training curve
-    processes: Annotated[
-        int, Field(ge=1)
-    ]  # that share each batch: one a GPU, or on a CPU the cores divided among them
-    accumulation: Annotated[
-        int, Field(ge=1)
-    ]  # pieces, computed one after the other, that each process cuts its share into
+    accumulation: Annotated[int, Field(ge=1)]  # pieces of a batch, one computed after the other
 
 
 class Machine(Section):
     """Section `machine` of params.yaml: what never changes a result."""
 
-    checkpoint_every: Annotated[int, Field(ge=1)]  # steps: how much a crash can cost
-    loader_workers: Annotated[
-        int, Field(ge=0)
-    ]  # processes that prepare batches; 0: the training process does
+    checkpoint_every: Annotated[int, Field(ge=0)]  # seconds: how much a crash can cost
 
 
 class Evaluate(Section):

@@ -32,7 +32,7 @@ from reproduce.params import (
     read_yaml,
     validate,
 )
-from reproduce.training.recipe import read_finetune
+from reproduce.training.recipe import read_recipe
 from reproduce.verdict.published import PUBLISHED, Published
 
 
@@ -54,7 +54,7 @@ def check_inputs() -> None:
     read_pinned_dataset(experiment.dataset)
     for model in experiment.models:
         read_model(model)
-        read_finetune(model)
+        read_recipe(model, params)
     catalog = validate(Catalog, read_yaml(CATALOG), f"{CATALOG}:")
     for section, names in (("tasks", catalog.datasets), ("overrides", catalog.models)):
         for name, changes in params[section].items():  # those of other experiments too

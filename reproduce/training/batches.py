@@ -1,121 +1,111 @@
-"""Training batches: sentences of near lengths together, drawn anew every epoch, padded to the longest of the batch."""
+"""The training sentences on the device, and which of them make each step's batch.
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+Sentences of near lengths come together, in an order drawn anew every epoch; a batch is padded to
+its longest sentence.
+"""
 
-if TYPE_CHECKING:
-    import torch
+from collections.abc import Iterator
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reproduce.inputs.tokenized import Tokenized
+
+# On a GPU lengths are rounded up to this, so that few different shapes are to be recorded.
+GPU_MULTIPLE = 8
 
 
 def length_grouped_order(
-    lengths: "torch.Tensor", batch_size: int, seed: int, epoch: int, pool: int = 100
-) -> list[int]:
-    """An order of the examples whose consecutive batches hold sentences of near lengths, drawn anew every epoch.
+    lengths: Tensor, batch_size: int, seed: int, epoch: int, pool: int = 100
+) -> Tensor:
+    """An order of the sentences in which each batch holds near lengths.
 
-    All examples are shuffled, cut into pools of `pool` batches, each pool is sorted by length and cut into batches, and the
-    batches are shuffled. Which sentences meet is random, when a length comes is random, and little is left to pad.
+    All are shuffled, cut into pools of `pool` batches, each pool is sorted by length and cut into
+    batches, and the batches are shuffled. Which sentences meet is random, when a length comes is
+    random, and little is left to pad.
 
     Args:
-        lengths: int64 tensor of shape (n,), tokens a sentence.
+        lengths: int64, shape (n,), tokens a sentence.
 
     Returns:
-        The n indices; batch k is [k * batch_size : (k + 1) * batch_size]. An incomplete batch comes last.
+        int64, shape (n,): batch k is [k * batch_size : (k + 1) * batch_size]. An incomplete batch
+        comes last.
     """
-    import torch
-
-    # One generator an epoch, not torch's global one: resuming in epoch 2 must draw what an undisturbed run drew.
+    # One generator an epoch, not the global one: who resumes in epoch 2 draws the same.
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     shuffled = torch.randperm(len(lengths), generator=generator)
-    batches: list[torch.Tensor] = []
+    batches: list[Tensor] = []
     for some in shuffled.split(pool * batch_size):
         batches.extend(some[lengths[some].argsort(stable=True)].split(batch_size))
     last = [batches.pop()] if len(batches[-1]) < batch_size else []
     order = torch.randperm(len(batches), generator=generator).tolist()
-    return torch.cat([batches[i] for i in order] + last).tolist()  # type: ignore[no-any-return]
+    return torch.cat([batches[i] for i in order] + last)
 
 
 class Batches:
-    """The batch sampler of one process: its part of every batch, in `accumulation` pieces, for the epoch last set.
-
-    The batches themselves are those of `length_grouped_order`, however many processes and pieces there are: both only say
-    who computes which sentences of a batch.
+    """A tokenised split on the device, padded once to its longest sentence.
 
     Args:
-        lengths: int64 tensor of shape (n,), tokens a sentence.
-        batch_size: sentences a step, over all processes and pieces.
-        process: this process, from 0.
-
-    Raises:
-        ValueError: a batch, if only the incomplete last one, has fewer sentences than there are parts.
+        multiple: lengths of batches are rounded up to it (but not beyond the longest sentence).
     """
 
     def __init__(
         self,
-        lengths: "torch.Tensor",
+        split: Tokenized,
         batch_size: int,
         seed: int,
-        accumulation: int = 1,
-        process: int = 0,
-        processes: int = 1,
+        pad_id: int,
+        device: torch.device,
+        multiple: int = 1,
     ) -> None:
-        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
-        self.accumulation, self.process, self.processes = accumulation, process, processes
-        self.epoch = 0
-        smallest = min(batch_size, len(lengths) % batch_size or batch_size)
-        if smallest < accumulation * processes:
-            raise ValueError(
-                f"{smallest} sentence(s) of a batch cannot be cut into {accumulation} x {processes} (accumulation x processes)"
-            )
+        self.batch_size, self.seed, self.device, self.multiple = batch_size, seed, device, multiple
+        self.lengths = torch.tensor([len(ids) for ids in split.input_ids])  # stays on the host
+        self.ids = self._padded(split.input_ids, pad_id)
+        self.types = self._padded(split.token_type_ids, 0) if split.token_type_ids else None
+        self.device_lengths = self.lengths.to(device)
+        kind = torch.int64 if split.label_names else torch.float32
+        self.labels = torch.tensor(split.labels, dtype=kind, device=device)
 
-    def set_epoch(self, epoch: int) -> None:
-        """The Trainer says which epoch (from 0) comes next."""
-        self.epoch = epoch
+    def _padded(self, sentences: list[list[int]], pad_id: int) -> Tensor:
+        """All sentences in one int32 tensor on the device, shape (n, longest)."""
+        table = np.full((len(sentences), int(self.lengths.max())), pad_id, dtype=np.int32)
+        inside = np.arange(table.shape[1]) < self.lengths.numpy()[:, None]
+        table[inside] = np.fromiter(chain.from_iterable(sentences), np.int32)
+        return torch.from_numpy(table).to(self.device)
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.batch_size) * self.accumulation
+        """Steps an epoch."""
+        return -(-len(self.lengths) // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        order = length_grouped_order(self.lengths, self.batch_size, self.seed, self.epoch)
-        parts = self.accumulation * self.processes
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            for piece in range(self.accumulation):
-                yield batch[
-                    piece * self.processes + self.process :: parts
-                ]  # strided: near lengths stay together
+    def epoch(self, number: int, skip: int = 0) -> Iterator[tuple[Tensor, int]]:
+        """Rows and length of each step of epoch `number` (from 0), after the first `skip` steps.
 
+        Rows are int64 on the device, shape (batch,); the length is in tokens.
+        """
+        order = length_grouped_order(self.lengths, self.batch_size, self.seed, number)
+        longest = [int(batch.max()) for batch in self.lengths[order].split(self.batch_size)]
+        rows = order.to(self.device).split(self.batch_size)
+        for k in range(skip, len(self)):
+            yield rows[k], self._rounded(longest[k])
 
-def padding_share(lengths: "torch.Tensor", order: Sequence[int], batch_size: int) -> float:
-    """The share of padding among all tokens that an epoch in this order computes (0 .. 1)."""
-    import torch
+    def gather(self, rows: Tensor, length: int) -> tuple[dict[str, Tensor], Tensor]:
+        """The model's inputs, int64 of shape (rows, length), and the labels, shape (rows,)."""
+        inside = torch.arange(length, device=self.device) < self.device_lengths[rows].unsqueeze(1)
+        inputs = {"input_ids": self.ids[rows, :length].long(), "attention_mask": inside.long()}
+        if self.types is not None:
+            inputs["token_type_ids"] = self.types[rows, :length].long()
+        return inputs, self.labels[rows]
 
-    batches = lengths[torch.tensor(order)].split(batch_size)
-    computed = sum(int(batch.max()) * len(batch) for batch in batches)
-    return 1 - int(lengths.sum()) / computed
+    def smallest(self) -> int:
+        """Sentences of the smallest batch: the last one, if it is incomplete."""
+        return len(self.lengths) % self.batch_size or self.batch_size
 
+    def padding_share(self) -> float:
+        """The share of padding among the tokens that the first epoch computes (0 .. 1)."""
+        computed = sum(len(rows) * length for rows, length in self.epoch(0))
+        return 1 - int(self.lengths.sum()) / computed
 
-def collate(examples: Sequence[dict[str, Any]], pad_id: int) -> "dict[str, torch.Tensor]":
-    """Pad a batch to its longest sentence.
-
-    Args:
-        examples: n dicts of `input_ids` (int tensor of shape (length,)), `labels` (an int, or a float) and, where a model
-            tells the sentences of a pair apart by them, `token_type_ids` (like input_ids).
-
-    Returns:
-        input_ids, attention_mask and token_type_ids, int64 tensors of shape (n, longest), and labels, int64 or float32 of
-        shape (n,).
-    """
-    import torch
-    from torch.nn.utils.rnn import pad_sequence
-
-    ids = [example["input_ids"].long() for example in examples]
-    batch = {
-        "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad_id),
-        "attention_mask": pad_sequence([torch.ones_like(i) for i in ids], batch_first=True),
-        "labels": torch.tensor([example["labels"] for example in examples]),
-    }
-    if "token_type_ids" in examples[0]:
-        batch["token_type_ids"] = pad_sequence(
-            [example["token_type_ids"].long() for example in examples], batch_first=True
-        )
-    return batch
+    def _rounded(self, length: int) -> int:
+        return min(-(-length // self.multiple) * self.multiple, self.ids.shape[1])

@@ -1,53 +1,93 @@
-"""The recipe of a training: finetune, over it the data set's changes (tasks), over that the model's (overrides)."""
+"""The recipe of a run: all that decides its result, but for the machine that computes it.
+
+A recipe is `finetune` of params.yaml, over it the dataset's changes (`tasks`), over that the
+model's (`overrides`), with the seed and the pins of the data and of the checkpoint.
+"""
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from reproduce.files import UserError
-from reproduce.params import PARAMS, Finetune, read_yaml, validate
-from reproduce.training import batches, vocabulary
+from reproduce.params import PARAMS, Finetune, validate
 
-if TYPE_CHECKING:
-    pass
+# The code that decides what a run computes.
+CODE = (*sorted(Path(__file__).parent.glob("*.py")), Path(__file__).parents[1] / "models/load.py")
 
 
-def read_finetune(model: str, path: Path = PARAMS) -> Finetune:
-    """Section `finetune`, over it what the dataset changes (`tasks`), over that what `model` changes (`overrides`)."""
-    params = read_yaml(path)
+def read_recipe(model: str, params: dict[str, Any]) -> Finetune:
+    """The hyperparameters with which `model` is fine-tuned.
+
+    Args:
+        params: the whole of params.yaml, as `read_yaml` gives it.
+
+    Raises:
+        UserError: a section is missing, or a key or value of one is wrong.
+    """
     merged = params.get("finetune")
     if not isinstance(merged, dict):
-        raise UserError(f"{path}: section finetune is missing. Add it; the default file is in git.")
-    validate(Finetune, merged, f"{path}: finetune")
+        raise UserError(
+            f"{PARAMS}: section finetune is missing. Add it; the default file is in git."
+        )
+    validate(Finetune, merged, f"{PARAMS}: finetune")
     for section, name in (("tasks", params.get("dataset")), ("overrides", model)):
         entries = params.get(section)
         if not isinstance(entries, dict) or not isinstance(entries.get(name), dict):
             raise UserError(
-                f"{path}: {section}.{name} is missing. Add `{name}: {{}}` under {section} if there is nothing to override."
+                f"{PARAMS}: {section}.{name} is missing. "
+                f"Add `{name}: {{}}` under {section} if there is nothing to override."
             )
         if unknown := sorted(set(entries[name]) - set(Finetune.model_fields)):
             known = ", ".join(sorted(Finetune.model_fields))
             raise UserError(
-                f"{path}: {section}.{name}.{unknown[0]}: unknown key. Known here: {known}."
+                f"{PARAMS}: {section}.{name}.{unknown[0]}: unknown key. Known here: {known}."
             )
         merged = {**merged, **entries[name]}
-    return validate(
-        Finetune, merged, f"{path}: finetune with tasks.{params['dataset']} and overrides.{model}"
-    )
+    place = f"{PARAMS}: finetune with tasks.{params['dataset']} and overrides.{model}"
+    return validate(Finetune, merged, place)
 
 
-def identity(params: Finetune, seed: int, precision: str, inputs: Sequence[Path]) -> str:
-    """A digest of all that decides the bytes of the result: a checkpoint is only ever resumed by an equal run."""
-    import torch
-    import transformers
+def run_recipe(
+    params: dict[str, Any], model: str, seed: int, pins: dict[str, dict[str, str]]
+) -> dict[str, Any]:
+    """The recipe of one run, JSON-ready. Nothing in it depends on the device.
 
-    digests = {}
-    for path in [*inputs, Path(__file__), Path(batches.__file__), Path(vocabulary.__file__)]:
-        with path.open("rb") as file:
-            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    software = [torch.__version__, transformers.__version__, torch.get_num_threads()]
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    facts = [params.model_dump(), seed, precision, device, digests, software]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    Args:
+        params: the whole of params.yaml.
+        pins: by "dataset" and "model", the sha256 of each file, as in data/checked/pins.
+    """
+    return {
+        "model": model,
+        "seed": seed,
+        "dataset": params["dataset"],
+        "selection": dict(params["selection"]),
+        "max_length": params["tokenize"]["max_length"],
+        "finetune": read_recipe(model, params).model_dump(),
+        "pins": {kind: dict(pins[kind]) for kind in ("dataset", "model")},
+    }
+
+
+def recipe_digest(recipe: dict[str, Any]) -> str:
+    """The first 16 hex digits of the sha256 of the recipe as canonical JSON."""
+    canonical = json.dumps(recipe, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def checkpoint_key(
+    recipe: dict[str, Any], precision: str, machine: dict[str, Any], inputs: list[Path]
+) -> str:
+    """A digest of all that decides the bits of a run: only an equal run goes on from a checkpoint.
+
+    On a CPU that includes the processor and the number of threads, which decide in what order
+    numbers are summed; on a GPU its name, the driver and the CUDA runtime instead.
+
+    Args:
+        machine: what `describe` of reproduce/machine.py gives.
+        inputs: files whose content counts beside the pins: the tokenised split, the config.
+    """
+    on = ("gpu", "driver", "cuda") if machine["gpu"] else ("cpu", "threads")
+    software = [machine["packages"][name] for name in ("torch", "transformers")]
+    files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (*inputs, *CODE)]
+    facts = [recipe, precision, [machine[name] for name in on], software, files]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,1 @@
+"""What was published, what was measured, and the verdicts."""

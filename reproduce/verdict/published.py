@@ -1,17 +1,50 @@
-"""published.yaml: what others reported and what the article claims, typed; whatever does not fit is an error."""
+"""published.yaml: what others reported, what the article claims, and the rules; typed.
+
+`read_published()` reads it; whatever does not fit is an error.
+"""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from reproduce.params import Name, Section
+from reproduce.params import Name, Section, read_yaml, validate
 
 PUBLISHED = Path("published.yaml")
+LANGUAGES = ("en", "pt")
 
-Score = Annotated[
-    float, Field(gt=0, le=100)
-]  # times 100: accuracy in percent, a correlation of 0.5 is 50
+# Times 100: accuracy in percent, a correlation of 0.5 is 50.
+Score = Annotated[float, Field(gt=0, le=100)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Text(Section):
+    """A sentence in two languages; {names} in it are filled in."""
+
+    en: str
+    pt: str
+
+    def fill(self, **values: Any) -> dict[str, str]:
+        """The sentence by language. Numbers are written as the language does: 98.5, 98,5.
+
+        Values may themselves be by language, as another sentence's `fill` gives them.
+        """
+        return {
+            language: getattr(self, language).format(
+                **{name: in_language(value, language) for name, value in values.items()}
+            )
+            for language in LANGUAGES
+        }
+
+
+def in_language(value: Any, language: str) -> str:
+    """A value as text: a number, with at most 2 decimals, as the language writes it."""
+    if isinstance(value, dict):
+        return str(value[language])
+    if not isinstance(value, int | float):
+        return str(value)
+    text = f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+    return text.replace(".", ",") if language == "pt" else text
 
 
 class Row(Section):
@@ -28,54 +61,48 @@ class Row(Section):
     seeds: Annotated[int, Field(ge=1)] | None = None  # it is the median of so many runs
     parameters: float | None = None  # millions
     printed: Score | None = None  # what the source prints, where that is a known misprint
-    note: str | None = None
-
-
-class Statement(Section):
-    """A claim in words, in two languages; `{published}` and `{task}` are filled in."""
-
-    en: str
-    pt: str
+    note: Text | None = None
 
 
 class Claim(Section):
-    """A claim of the article."""
+    """A claim of the article and its rule; what the keys mean is said in published.yaml."""
 
-    models: Annotated[
-        tuple[Name, ...], Field(min_length=1)
-    ]  # whom it is about; the first compared with the second
-    statement: Statement
+    measures: Literal["score", "retention", "parameters", "speed", "nothing"]
+    rule: Literal["difference", "at least", "exact"]
+    margin: Positive | dict[Name, Positive]
+    models: Annotated[tuple[Name, ...], Field(min_length=1, max_length=2)]
+    statement: Text
     unit: Literal["%", "ratio", "MB"]
     source: str
-    note: str | None = None
+    published: Positive | None = None
+    note: Text | None = None
 
+    @model_validator(mode="after")
+    def _fits(self) -> "Claim":
+        own = self.measures in ("parameters", "nothing")
+        if (self.published is not None) != own:
+            needs = "needs" if own else "takes no"
+            raise ValueError(f"a claim that measures {self.measures} {needs} `published`")
+        two = self.measures in ("retention", "parameters", "speed")
+        if self.measures != "nothing" and len(self.models) != 1 + two:
+            raise ValueError(f"a claim that measures {self.measures} names {1 + two} model(s)")
+        if self.measures != "nothing" and (self.rule == "exact") != (self.measures == "parameters"):
+            raise ValueError(
+                "the rule `exact` is for counts: use it for parameters, and only there"
+            )
+        return self
 
-class NumberClaim(Claim):
-    """A claim whose number is its own, and does not follow from `results` or `table3`."""
-
-    published: Annotated[float, Field(gt=0)]
-
-
-class Claims(Section):
-    """The claims that have a rule."""
-
-    distilbert_accuracy: Claim
-    bert_accuracy: Claim
-    retention: Claim
-    retention_glue: NumberClaim
-    parameters: NumberClaim
-    speed: Claim
-    size: NumberClaim
+    def margin_on(self, dataset: str) -> float | None:
+        """The margin on a task; None if it has none."""
+        return self.margin.get(dataset) if isinstance(self.margin, dict) else self.margin
 
 
 class Table3(Section):
     """The article's Table 3."""
 
     source: str
-    parameters: dict[Name, Annotated[float, Field(gt=0)]]  # millions
-    seconds: dict[
-        Name, Annotated[float, Field(gt=0)]
-    ]  # one pass over the STS-B dev set, CPU, batch size 1
+    parameters: dict[Name, Positive]  # millions
+    seconds: dict[Name, Positive]  # one pass over the STS-B dev set, CPU, batch size 1
 
 
 class Published(Section):
@@ -84,15 +111,28 @@ class Published(Section):
     results: tuple[Row, ...]
     table3: Table3
     titles: dict[Name, str]  # how the tasks are called in sentences
-    claims: Claims
+    claims: Annotated[dict[Name, Claim], Field(min_length=1)]
+    words: dict[str, Text]
 
     def row(self, model: str, dataset: str, split: str) -> Row | None:
         """What was published on our `model`, on this dataset and split; None if nothing was."""
-        return next(
-            (
-                row
-                for row in self.results
-                if (row.model, row.dataset, row.split) == (model, dataset, split)
-            ),
-            None,
-        )
+        place = (model, dataset, split)
+        rows = (row for row in self.results if (row.model, row.dataset, row.split) == place)
+        return next(rows, None)
+
+    @model_validator(mode="after")
+    def _margins(self) -> "Published":
+        for name, claim in self.claims.items():
+            if claim.measures not in ("score", "retention"):
+                continue
+            datasets = [row.dataset for row in self.results if row.model in claim.models]
+            if missing := [d for d in datasets if claim.margin_on(d) is None]:
+                raise ValueError(
+                    f"claims.{name}.margin has no {missing[0]}: `results` has its score"
+                )
+        return self
+
+
+def read_published(path: Path = PUBLISHED) -> Published:
+    """Read and check published.yaml; `UserError` if something in it does not fit."""
+    return validate(Published, read_yaml(path), f"{path}:")

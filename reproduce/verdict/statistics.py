@@ -1,53 +1,142 @@
-"""Intervals and tests behind the verdicts: pure functions, no files. scipy does the work.
+"""Intervals, tests and rules behind the verdicts: pure functions, no files. scipy does the work.
 
-Two sources of uncertainty are kept apart. Seeds: another training run of the same recipe. Sentences: another sample of as many
-sentences. An interval is a pair (low, high).
+Two sources of uncertainty are kept apart. Seeds: another training run of the same recipe.
+Sentences: another sample of as many sentences. An interval is a pair (low, high).
 """
 
 import math
-import statistics
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, np.dtype[Any]]
+    Number = float | Array
 
 Interval = tuple[float, float]
 
+REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE = "reproduced", "not reproduced", "inconclusive"
+NOT_RUN = "not run"
 
-def score(metric: str, labels: "Array", predicted: "Array") -> "Array":
-    """A metric over the last axis.
+
+# --- over seeds: ours and the published number ---------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Measured minus published, its standard error, and the degrees of freedom of that error.
+
+    Each is a number, or an array of them: one a study, when the rules are simulated.
+    """
+
+    value: "Number"
+    error: "Number"
+    freedom: "Number"
+
+    def interval(self, confidence: float) -> tuple["Array", "Array"]:
+        """Student's t interval, (low, high)."""
+        import numpy as np
+        from scipy import stats
+
+        half = stats.t.ppf((1 + confidence) / 2, self.freedom) * self.error
+        return np.asarray(self.value - half), np.asarray(self.value + half)
+
+
+def difference_over_seeds(
+    means: Any, deviations: Any, counts: Any, published: "Number", published_seeds: int | None
+) -> Difference:
+    """What the seeds say about measured minus published.
+
+    The last axis of the arrays has one place, a score, or two, of which the measured value is the
+    ratio of means in percent; other axes are studies. The published value is a median of
+    `published_seeds` runs, taken to spread as ours do: the variance of such a median is pi / 2
+    times that of a mean (asymptotically, of a normal distribution). None: it is exact.
 
     Args:
-        metric: accuracy; f1, of class 1 of the classes 0 and 1; matthews, of the classes 0 and 1 (it is Pearson's correlation of
-            the two columns of zeros and ones); pearson, of two columns of numbers.
+        means, deviations: of our seeds; deviations with n - 1.
+        counts: how many seeds, at least 2 each.
+
+    Returns:
+        with Welch's (1947) degrees of freedom, n - 1 for a single score.
+    """
+    import numpy as np
+
+    means, deviations, counts = (np.asarray(x, float) for x in (means, deviations, counts))
+    measured, slopes = means[..., 0], np.ones(1)
+    if means.shape[-1] == 2:
+        measured = 100 * means[..., 0] / means[..., 1]
+        slopes = measured[..., None] / means  # of the ratio, by each mean (delta method)
+    of_published = math.pi / 2 / published_seeds if published_seeds else 0.0
+    variances = (slopes * deviations) ** 2 * (1 / counts + of_published)
+    total, parts = variances.sum(-1), (variances**2 / (counts - 1)).sum(-1)
+    least = np.broadcast_to(counts.min(-1) - 1, total.shape)
+    freedom = np.divide(total**2, parts, out=least.astype(float).copy(), where=parts > 0)
+    return Difference(measured - published, np.sqrt(total), freedom)
+
+
+def equivalence(difference: Difference, margin: float, confidence: float) -> "Array":
+    """Verdicts on a number that should be the published one, within a margin on either side.
+
+    With confidence 0.95: reproduced if the 90 % interval lies within the margin (two one-sided
+    tests at 5 %, Schuirmann 1987), not reproduced if the 95 % interval lies outside.
+    """
+    import numpy as np
+
+    low, high = difference.interval(2 * confidence - 1)
+    within = (-margin <= low) & (high <= margin)
+    low, high = difference.interval(confidence)
+    outside = (low > margin) | (high < -margin)
+    return np.select([within, outside], [REPRODUCED, NOT_REPRODUCED], INCONCLUSIVE)
+
+
+def at_least(difference: Difference, margin: float, confidence: float) -> "Array":
+    """Verdicts on an advantage: more than was claimed is no failure.
+
+    With confidence 0.95: reproduced if the lower end of the 90 % interval reaches the margin (a
+    one-sided test at 5 %), not reproduced if the upper end of the 95 % interval does not.
+    """
+    import numpy as np
+
+    reaches = difference.interval(2 * confidence - 1)[0] >= -margin
+    fails = difference.interval(confidence)[1] < -margin
+    return np.select([reaches, fails], [REPRODUCED, NOT_REPRODUCED], INCONCLUSIVE)
+
+
+RULES = {"difference": equivalence, "at least": at_least}
+
+
+# --- over sentences ------------------------------------------------------------------------------
+
+
+def score(metric: str, labels: "Array", predicted: "Array") -> "Array":
+    """A metric over the last axis, fast enough for a bootstrap.
+
+    Args:
+        metric: accuracy; f1, of class 1 of the classes 0 and 1; matthews, of the classes 0 and 1
+            (it is Pearson's correlation of the two columns); pearson, of two columns of numbers.
         labels, predicted: arrays of shape (..., n).
 
     Returns:
-        array of shape (...): 0 to 1, correlations -1 to 1; 0 where F1 or a correlation is not defined (a constant column).
+        array of shape (...): 0 to 1, correlations -1 to 1; 0 where F1 or a correlation is not
+        defined (a constant column).
     """
     import numpy as np
 
     if metric == "accuracy":
         return np.asarray((labels == predicted).mean(axis=-1))
     if metric == "f1":
-        both, either = (
-            ((labels == 1) & (predicted == 1)).sum(axis=-1),
-            (labels == 1).sum(axis=-1) + (predicted == 1).sum(axis=-1),
-        )
+        both = ((labels == 1) & (predicted == 1)).sum(axis=-1)
+        either = (labels == 1).sum(axis=-1) + (predicted == 1).sum(axis=-1)
         return np.asarray(2 * both / np.maximum(either, 1))
-    if metric in ("matthews", "pearson"):
-        x, y = (
-            values - values.mean(axis=-1, keepdims=True)
-            for values in (labels.astype(float), predicted.astype(float))
-        )
-        scale = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
-        return np.asarray(
-            np.where(scale > 0, (x * y).sum(axis=-1) / np.where(scale > 0, scale, 1), 0.0)
-        )
-    raise ValueError(f"unknown metric {metric!r}")
+    if metric not in ("matthews", "pearson"):
+        raise ValueError(f"unknown metric {metric!r}")
+    x, y = (
+        values - values.mean(axis=-1, keepdims=True)
+        for values in (labels.astype(float), predicted.astype(float))
+    )
+    scale = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
+    return np.divide((x * y).sum(axis=-1), scale, out=np.zeros_like(scale), where=scale > 0)
 
 
 def wilson(correct: int, n: int, confidence: float) -> Interval:
@@ -58,73 +147,6 @@ def wilson(correct: int, n: int, confidence: float) -> Interval:
     return float(interval.low), float(interval.high)
 
 
-def difference_interval(
-    first: float, of_first: Interval, second: float, of_second: Interval
-) -> Interval:
-    """Interval of first - second from the interval of each, the two being independent.
-
-    The square-and-add rule (Zou and Donner 2008); with Wilson's intervals of two proportions it is Newcombe's method 10 (1998).
-    Two results on the same sentences are not independent but rise and fall together, which makes this interval too wide rather
-    than too narrow: the right way to err for a published number whose single predictions nobody has.
-    """
-    difference = first - second
-    low = difference - math.hypot(first - of_first[0], of_second[1] - second)
-    high = difference + math.hypot(of_first[1] - first, second - of_second[0])
-    return low, high
-
-
-def difference_from_published(
-    measured: float, interval: Interval, published: float, scale: float = 1.0
-) -> Interval:
-    """Interval of measured - published where only the published value is known: it is taken to be as uncertain as ours.
-
-    Args:
-        scale: the published value's error in units of ours. For a mean of k seeds beside one of m it is sqrt(k / m), and with
-            Student's interval the result is m's prediction interval: mean +- t(k - 1) s sqrt(1 / k + 1 / m).
-    """
-    theirs = (
-        published - scale * (measured - interval[0]),
-        published + scale * (interval[1] - measured),
-    )
-    return difference_interval(measured, interval, published, theirs)
-
-
-def seed_interval(values: Sequence[float], confidence: float) -> Interval | None:
-    """Student's t interval of the mean over seeds; None below two seeds.
-
-    Of the mean although medians are reported: five values have no interval of the median at 95 % (the whole range has 93.75 %).
-    """
-    from scipy import stats
-
-    if len(values) < 2:
-        return None
-    half = (
-        float(stats.t.ppf((1 + confidence) / 2, len(values) - 1))
-        * statistics.stdev(values)
-        / math.sqrt(len(values))
-    )
-    mean = statistics.fmean(values)
-    return mean - half, mean + half
-
-
-def ratio_interval(
-    first: Sequence[float], second: Sequence[float], confidence: float
-) -> Interval | None:
-    """Interval over seeds of the ratio of two (geometric) means: Welch's t interval of the logarithms.
-
-    None below two seeds of each, or where a value is not positive.
-    """
-    from scipy import stats
-
-    if min(len(first), len(second)) < 2 or min(*first, *second) <= 0:
-        return None
-    logs = [[math.log(value) for value in values] for values in (first, second)]
-    if not any(map(statistics.variance, logs)):  # Welch's degrees of freedom would be 0 / 0
-        return first[0] / second[0], first[0] / second[0]
-    interval = stats.ttest_ind(*logs, equal_var=False).confidence_interval(confidence)
-    return math.exp(interval.low), math.exp(interval.high)
-
-
 def mcnemar(first: "Array", second: "Array") -> dict[str, Any]:
     """McNemar's exact test of two models on the same sentences.
 
@@ -132,106 +154,72 @@ def mcnemar(first: "Array", second: "Array") -> dict[str, Any]:
         first, second: boolean arrays of shape (n,): which sentences each has right.
 
     Returns:
-        counts: both right, only_first, only_second, neither; p, two-sided, if a fair coin decided which of the two has a
-        sentence right that one alone has (McNemar 1947, with the binomial distribution in place of chi-squared).
+        counts: both right, only_first, only_second, neither; p, two-sided, if a fair coin decided
+        which of the two has a sentence right that one alone has (McNemar 1947, with the binomial
+        distribution in place of chi-squared).
     """
     from scipy import stats
 
     only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
-    discordant = only_first + only_second
+    differing = only_first + only_second
     return {
         "both": int((first & second).sum()),
         "only_first": only_first,
         "only_second": only_second,
         "neither": int((~first & ~second).sum()),
-        "p": float(stats.binomtest(only_first, discordant).pvalue) if discordant else 1.0,
+        "p": float(stats.binomtest(only_first, differing).pvalue) if differing else 1.0,
     }
 
 
-def bootstrap_score(
-    metric: str, labels: "Array", predicted: "Array", confidence: float, resamples: int, seed: int
-) -> Interval | None:
-    """Bootstrap interval (percentiles) of the median score over seeds, the sentences being resampled and the seeds kept.
-
-    Args:
-        labels: shape (n,). predicted: shape (seeds, n).
-    """
-    import numpy as np
-    from scipy import stats
-
-    def statistic(sentences: "Array", axis: int = -1) -> "Array":
-        return np.asarray(np.median(_scores(metric, labels, predicted, sentences), axis=-1))
-
-    return _interval(
-        stats.bootstrap(
-            (np.arange(len(labels)),),
-            statistic,
-            **_options(len(labels), confidence, resamples, seed),
-        )
-    )
-
-
-def bootstrap_ratio(
+def bootstrap(
     metric: str,
     labels: "Array",
-    first: "Array",
-    second: "Array",
+    models: "list[Array]",
     confidence: float,
     resamples: int,
     seed: int,
-    seeds_too: bool,
 ) -> Interval | None:
-    """Paired bootstrap interval (percentiles) of the ratio of two models' median scores: both see the same resampled sentences.
+    """Bootstrap interval (percentiles) over sentences, of one model or of a ratio of two.
 
-    None if there is a resample in which the second's median is not positive.
+    Of one model's median score the sentences alone are resampled. Of the ratio of two models'
+    median scores the seeds of each are too, independently of the sentences, which both models
+    share (Owen 2007, "The pigeonhole bootstrap": the interval is rather too wide than too narrow).
 
     Args:
-        labels: shape (n,). first, second: predictions, shape (seeds, n) each.
-        seeds_too: resample each model's seeds as well, independently of the sentences (Owen 2007, "The pigeonhole bootstrap",
-            which is conservative: it counts what is neither of the two alone twice).
+        labels: shape (n,).
+        models: the predictions of one model or two, shape (seeds, n) each.
+
+    Returns:
+        None of a single sentence, or if the second median is not positive in some resample.
     """
     import numpy as np
     from scipy import stats
 
-    def statistic(
-        sentences: "Array", seeds_of_first: "Array", seeds_of_second: "Array", axis: int = -1
-    ) -> "Array":
-        medians = []
-        for predicted, seeds in ((first, seeds_of_first), (second, seeds_of_second)):
-            scores = _scores(metric, labels, predicted, sentences)
-            if seeds_too:
-                scores = np.take_along_axis(scores, seeds.astype(int), axis=-1)
-            medians.append(np.median(scores, axis=-1))
-        return np.asarray(medians[0] / np.where(medians[1] > 0, medians[1], np.nan))
+    def medians(sentences: "Array", *seeds: "Array", axis: int = -1) -> "Array":
+        chosen = sentences.astype(int)
+        truth, found = labels[chosen], []
+        for index, predicted in enumerate(models):
+            scores = np.stack([score(metric, truth, row[chosen]) for row in predicted], axis=-1)
+            if seeds:
+                scores = np.take_along_axis(scores, seeds[index].astype(int), axis=-1)
+            found.append(np.median(scores, axis=-1))
+        if len(found) == 1:
+            return np.asarray(found[0])
+        return np.asarray(found[0] / np.where(found[1] > 0, found[1], np.nan))
 
+    if len(labels) < 2:
+        return None
     # A single seed twice: scipy wants two observations of everything.
-    samples = [
-        np.arange(len(labels)),
-        *(np.arange(len(rows)) if len(rows) > 1 else np.zeros(2, int) for rows in (first, second)),
-    ]
-    return _interval(
-        stats.bootstrap(samples, statistic, **_options(len(labels), confidence, resamples, seed))
+    seeds = [np.arange(len(m)) if len(m) > 1 else np.zeros(2, int) for m in models]
+    result = stats.bootstrap(
+        (np.arange(len(labels)), *(seeds if len(models) > 1 else ())),
+        medians,
+        n_resamples=resamples,
+        confidence_level=confidence,
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+        batch=max(1, 2_000_000 // len(labels)),
     )
-
-
-def _scores(metric: str, labels: "Array", predicted: "Array", sentences: "Array") -> "Array":
-    """Scores of each seed on resampled sentences: predicted (seeds, n), sentences (..., n) -> (..., seeds)."""
-    import numpy as np
-
-    sentences = sentences.astype(int)
-    truth = labels[sentences]
-    return np.stack([score(metric, truth, row[sentences]) for row in predicted], axis=-1)
-
-
-def _options(n: int, confidence: float, resamples: int, seed: int) -> dict[str, Any]:
-    import numpy as np
-
-    return {
-        "n_resamples": resamples, "confidence_level": confidence, "method": "percentile", "vectorized": True,
-        "rng": np.random.default_rng(seed), "batch": max(1, 2_000_000 // n),
-    }  # fmt: skip
-
-
-def _interval(result: Any) -> Interval | None:
     low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
     return None if math.isnan(low) or math.isnan(high) else (low, high)
