@@ -12,8 +12,14 @@ from reproduce.files import UserError, read_json
 from reproduce.inputs.catalog import Dataset, on_the_hub, read_dataset, read_model
 from reproduce.inputs.sentences import read_tsv
 from reproduce.params import PARAMS, Finetune, read_yaml, validate
-from reproduce.report.analysis import Calibration, Point, agreement, calibration, worst_errors
-from reproduce.report.charts import Band
+from reproduce.report.analysis import (
+    Calibration,
+    Point,
+    agreement,
+    calibration,
+    share,
+    worst_errors,
+)
 from reproduce.training.recipe import read_recipe
 from reproduce.verdict.published import PUBLISHED, Published
 from reproduce.verdict.runs import NotRun, Run, read_export, read_runs, recipe_of, split_of
@@ -23,7 +29,6 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-ERRORS = 20  # worst errors shown
 SENTENCES = Path("data/raw/validation.tsv")
 
 
@@ -54,12 +59,13 @@ class Model:
         return statistics.median(scores) if scores else None
 
     @property
-    def devices(self) -> dict[str, list[int]]:
-        """The seeds by the kind of device that they were trained on."""
-        kinds: dict[str, list[int]] = {}
-        for run in self.runs:
-            kinds.setdefault(run.device, []).append(run.seed)
-        return kinds
+    def intervals(self) -> dict[int, tuple[float, float] | None]:
+        """By seed, the interval of an accuracy over sentences."""
+        accuracy = bool(self.runs) and self.runs[0].metrics[0] == "accuracy"
+        return {
+            run.seed: share(self.correct[i : i + 1], self.confidence).interval if accuracy else None
+            for i, run in enumerate(self.runs)
+        }
 
     @cached_property
     def predicted(self) -> "Array":
@@ -95,54 +101,43 @@ class Model:
         return [[sum(table[true][guess] for table in tables) for guess in names] for true in names]
 
     @property
-    def band(self) -> Band | None:
-        """The training curve over seeds, at the steps that all have; None without a curve."""
+    def curve(self) -> "tuple[str, Array] | None":
+        """Name, and step and loss of each seed at the steps that all have; None without a curve."""
         import numpy as np
 
         if not self.curves:
             return None
-        steps = sorted(set.intersection(*(set(curve[:, 0]) for curve in self.curves.values())))
-        losses = np.stack([c[np.isin(c[:, 0], steps), 1] for c in self.curves.values()])
-        middle = np.median(losses, axis=0)
-        return Band(self.name, np.array(steps), middle, losses.min(axis=0), losses.max(axis=0))
+        curves = list(self.curves.values())
+        steps = sorted(set.intersection(*(set(curve[:, 0]) for curve in curves)))
+        losses = (curve[np.isin(curve[:, 0], steps), 1] for curve in curves)
+        return self.name, np.column_stack([steps, *losses])
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A sentence that is often answered wrongly; `wrong` by model: (wrong runs, all runs)."""
+    """A sentence that is often answered wrongly; `wrong` a model: (wrong runs, all runs)."""
 
     text: str
-    label: int
-    answer: int
+    label: str
+    answer: str
     probability: float
     wrong: list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Mean agreement (in percent) and kappa over all pairs of runs of one model or of two."""
-
-    first: str
-    second: str
-    pairs: int
-    same: float
-    kappa: float
-
-
-@dataclass(frozen=True)
 class Facts:
-    """All of it."""
+    """All of it. What a stage wrote is as it wrote it, None if it is not there."""
 
     params: dict[str, Any]
     split: str  # "validation", or "held out of train"
     dataset: Dataset
     published: Published
-    claims: dict[str, Any]  # metrics/claims.json
-    error_rates: dict[str, Any] | None  # benchmarks/results/verdicts.json
-    speed: dict[str, Any] | None  # metrics/speed.json
-    reference: dict[str, Any] | None  # metrics/reference.json
+    claims: dict[str, Any]
+    error_rates: dict[str, Any] | None
+    speed: dict[str, Any] | None
+    reference: dict[str, Any] | None
     models: list[Model]
-    texts: list[str] | None  # the sentences of the validation set, None where they are not there
+    texts: list[str] | None  # of the sentences that the runs answered
 
     @property
     def ran(self) -> list[Model]:
@@ -152,58 +147,57 @@ class Facts:
     @property
     def shown(self) -> Model:
         """The model whose errors are shown: the student if it ran."""
-        student = [model for model in self.ran if model.name == self.params["compare"]["student"]]
-        return (student or self.ran)[0]
-
-    @property
-    def n(self) -> int:
-        """How many sentences were evaluated."""
-        return len(self.ran[0].runs[0].validation.labels) if self.ran else 0
+        student = self.params["compare"]["student"]
+        return min(self.ran, key=lambda model: model.name != student)
 
     @cached_property
     def errors(self) -> list[Mistake]:
-        """The worst errors of the model shown, and how many runs of every model make them."""
-        if self.texts is None:
-            return []
-        labels = self.shown.runs[0].validation.labels
-        worst = worst_errors(labels, self.shown.predicted, self.shown.probability, ERRORS)
+        """What the model shown gets wrong, worst first, and how many runs of each model do."""
+        names, labels = self.dataset.labels, self.shown.runs[0].validation.labels
+        wrong = {model.name: (~model.correct).sum(axis=0) for model in self.ran}
         return [
             Mistake(
-                self.texts[error.row].replace("\t", " | "),
-                int(labels[error.row]),
-                error.answer,
-                error.probability,
-                [(int((~m.correct[:, error.row]).sum()), len(m.runs)) for m in self.ran],
+                (self.texts or [])[row].replace("\t", " | "),
+                names[labels[row]],
+                names[answer],
+                sure,
+                [(int(wrong[model.name][row]), len(model.runs)) for model in self.ran],
             )
-            for error in worst
+            for row, sure, answer in worst_errors(
+                labels, self.shown.predicted, self.shown.probability
+            )
         ]
 
     @cached_property
-    def agreement(self) -> list[Pair]:
-        """Of each model with itself and with each other one, as far as there are two runs."""
-        pairs = []
+    def agreement(self) -> list[tuple[str, int, float, float]]:
+        """Of each two models: names, pairs of runs, and means over these: same in %, kappa."""
+        rows = []
         for one, other in itertools.combinations_with_replacement(self.ran, 2):
-            if one is other:
-                runs = list(itertools.combinations(one.predicted, 2))
-            else:
-                runs = list(itertools.product(one.predicted, other.predicted))
-            if runs:
-                values = zip(*(agreement(*run) for run in runs), strict=True)
-                same, kappa = (statistics.mean(column) for column in values)
-                pairs.append(Pair(one.name, other.name, len(runs), 100 * same, kappa))
-        return pairs
+            same_model = one is other
+            pairs = list(
+                itertools.combinations(one.predicted, 2)
+                if same_model
+                else itertools.product(one.predicted, other.predicted)
+            )
+            if pairs:
+                columns = zip(*(agreement(*pair) for pair in pairs), strict=True)
+                same, kappa = (statistics.mean(column) for column in columns)
+                rows.append((f"{one.name} – {other.name}", len(pairs), 100 * same, kappa))
+        return rows
 
     @property
-    def points(self) -> list[Point]:
-        """The models whose time and size were measured."""
-        medians = {model.name: model.median for model in self.models}
+    def points(self) -> list[Point | None]:
+        """A model's accuracy, time and size, None where one was not measured."""
         speed = self.speed or {"models": {}}
-        return [
-            Point(
-                name, medians.get(name), 1000 * m["seconds"] / speed["sentences"], m["bytes"] / 1e6
-            )
-            for name, m in speed["models"].items()
-        ]
+        points: list[Point | None] = []
+        for model in self.models:
+            found = speed["models"].get(model.name)
+            if found is None or model.median is None:
+                points.append(None)
+                continue
+            milliseconds = 1000 * found["seconds"] / speed["sentences"]
+            points.append(Point(model.name, model.median, milliseconds, found["bytes"] / 1e6))
+        return points
 
 
 def read_facts() -> Facts:
@@ -213,19 +207,18 @@ def read_facts() -> Facts:
         UserError: metrics/claims.json is missing or of another experiment, or a file is damaged.
     """
     params = read_yaml(PARAMS)
-    published = validate(Published, read_yaml(PUBLISHED), f"{PUBLISHED}:")
-    claims = read_optional("metrics/claims.json", "dvc repro compare")
-    split = split_of(params)
-    if claims is None or (claims["dataset"], claims["split"]) != (params["dataset"], split):
-        wanted = f"{params['dataset']}, {split}"
+    claims, split = read_optional("metrics/claims.json", "dvc repro compare"), split_of(params)
+    wanted = (params["dataset"], split)
+    if claims is None or (claims["dataset"], claims["split"]) != wanted:
         raise UserError(
-            f"metrics/claims.json is missing or of another experiment; expected: {wanted}. "
-            "Run `dvc repro compare`."
+            f"metrics/claims.json is missing or of another experiment; expected "
+            f"{', '.join(wanted)}. Run `dvc repro compare`."
         )
-    dataset, runs = read_dataset(params["dataset"]), read_runs(params)
+    published = validate(Published, read_yaml(PUBLISHED), f"{PUBLISHED}:")
+    dataset = read_dataset(params["dataset"])
     models = [
-        read_facts_of(name, list(by_seed.values()), params, published)
-        for name, by_seed in runs.items()
+        read_model_facts(name, list(runs.values()), params, published)
+        for name, runs in read_runs(params).items()
     ]
     first = next((model.runs[0] for model in models if model.runs), None)
     return Facts(
@@ -238,7 +231,36 @@ def read_facts() -> Facts:
         speed=read_optional("metrics/speed.json", "dvc repro benchmark"),
         reference=read_optional("metrics/reference.json", "dvc repro reference"),
         models=models,
-        texts=read_texts(first, dataset) if first else None,
+        texts=read_texts(first.sentences, dataset) if first else None,
+    )
+
+
+def read_model_facts(
+    name: str, runs: list[Run | NotRun], params: dict[str, Any], published: Published
+) -> Model:
+    """What is there of one model. Curves and environments are those of today's recipe."""
+    done = [run for run in runs if isinstance(run, Run)]
+    source = on_the_hub(read_model(name).sources)
+    row = published.row(name, params["dataset"], split_of(params))
+    environments, curves = {}, {}
+    for run in done:
+        about = read_optional(f"environment/{run.name}.json", f"dvc repro finetune@{run.name}")
+        if about and about.get("recipe") == run.recipe:
+            environments[run.seed] = about
+            if (curve := read_curve(run.name)) is not None:
+                curves[run.seed] = curve
+    export = read_export(name, params["seeds"][0], recipe_of(params, name, params["seeds"][0]))
+    return Model(
+        name=name,
+        source=f"{source.hub} @ {(source.revision or '')[:8]}" if source else "–",
+        recipe=read_recipe(name, params),
+        published=row.score if row and done and row.metric == done[0].metrics[0] else None,
+        runs=done,
+        missing=[run for run in runs if isinstance(run, NotRun)],
+        curves=curves,
+        environments=environments,
+        export=None if isinstance(export, NotRun) else export,
+        confidence=params["compare"]["confidence"],
     )
 
 
@@ -253,58 +275,24 @@ def read_optional(path: str, command: str) -> dict[str, Any] | None:
     return data
 
 
-def read_facts_of(
-    name: str, runs: list[Run | NotRun], params: dict[str, Any], published: Published
-) -> Model:
-    """What is there of one model. A curve or an environment of another recipe is left out."""
-    done = [run for run in runs if isinstance(run, Run)]
-    source = on_the_hub(read_model(name).sources)
-    row = published.row(name, params["dataset"], split_of(params))
-    environments = {}
-    for run in done:
-        path, command = f"environment/{run.name}.json", f"dvc repro finetune@{run.name}"
-        about = read_optional(path, command)
-        if about and about.get("recipe") == run.recipe:
-            environments[run.seed] = about
-    curves = {run.seed: read_curve(run.name) for run in done if run.seed in environments}
-    export = read_export(name, params["seeds"][0], recipe_of(params, name, params["seeds"][0]))
-    return Model(
-        name=name,
-        source=f"{source.hub} @ {(source.revision or '')[:8]}" if source else "\N{EN DASH}",
-        recipe=read_recipe(name, params),
-        published=row.score if row and done and row.metric == done[0].metrics[0] else None,
-        runs=done,
-        missing=[run for run in runs if isinstance(run, NotRun)],
-        curves={seed: curve for seed, curve in curves.items() if curve is not None},
-        environments=environments,
-        export=None if isinstance(export, NotRun) else export,
-        confidence=params["compare"]["confidence"],
-    )
-
-
 def read_curve(run: str) -> "Array | None":
     """The training loss that DVCLive wrote, shape (points, 2): step, loss; None if not there."""
     import pandas as pd
 
     path = Path(f"curves/{run}.tsv")
     try:
-        table = pd.read_csv(path, sep="\t")[["step", "loss"]].to_numpy(float)
+        return pd.read_csv(path, sep="\t")[["step", "loss"]].to_numpy(float)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: {reason}. Run `dvc repro finetune@{run}`.") from error
-    return table if len(table) else None
 
 
-def read_texts(run: Run, dataset: Dataset) -> list[str] | None:
-    """The sentences that `run` answered, from data/raw; None where these are others or not there.
-
-    data/raw is not in git and no dependency of this stage, so that the report can be written
-    without it. Predictions name its sha256.
-    """
+def read_texts(sha256: str, dataset: Dataset) -> list[str] | None:
+    """The sentences that the runs answered; None where data/raw is not there, or holds others."""
     if not SENTENCES.is_file():
         return None
-    if hashlib.sha256(SENTENCES.read_bytes()).hexdigest() != run.sentences:
+    if hashlib.sha256(SENTENCES.read_bytes()).hexdigest() != sha256:
         return None
     return read_tsv(SENTENCES, dataset.label_values, dataset.columns)[0]

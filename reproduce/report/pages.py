@@ -1,22 +1,21 @@
-"""The two pages in one language: charts, and what is put together from texts and facts."""
+"""The pages of one language: its charts, and what is put together from texts and facts."""
 
 import itertools
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from reproduce.inputs.catalog import on_the_hub
 from reproduce.params import read_yaml
 from reproduce.report import charts
-from reproduce.report.analysis import BINS, Group, by_kind, by_length
+from reproduce.report.analysis import BINS, by_kind, by_length, share
 from reproduce.report.charts import Dot, Dots
 from reproduce.report.facts import Facts, Model
 from reproduce.report.wording import LANGUAGES, TEXTS, Wording
 
-TEMPLATES = Path(__file__).parent / "templates"
 PAGES = ("report", "slides")
-# The stages of dvc.yaml: those side by side that do not wait for each other.
+VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not run")
+# The stages of dvc.yaml; those that do not wait for each other stand together.
 STAGES = (
     ("check",),
     ("download_dataset", "download_tokenizer", "download_weights"),
@@ -47,25 +46,22 @@ def render(facts: Facts) -> dict[str, str]:
     """Every page in every language: HTML by file name."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    templates = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    texts, pages = read_yaml(TEXTS), {}
+    loader, options = FileSystemLoader(TEXTS.parent), {"trim_blocks": True, "lstrip_blocks": True}
+    templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **options)
+    template, texts, pages = templates.get_template("page.html.jinja"), read_yaml(TEXTS), {}
     for say in (Wording(texts, language) for language in LANGUAGES):
         (other,) = set(LANGUAGES) - {say.language}
-        figures, words = draw(facts, say), compose(facts, say)
+        drawn = {"facts": facts, "figures": draw(facts, say), "words": compose(facts, say)}
         for page in PAGES:
-            links = {name: file_name(name, say.language) for name in PAGES}
-            links |= {"other": file_name(page, other), "tag": LANGUAGES[other]}
-            html = templates.get_template(f"{page}.html.jinja").render(
-                facts=facts, figures=figures, words=words, links=links, say=say, n=say.number
+            beside = {name: file_name(name, say.language) for name in PAGES if name != page}
+            links = {"other": file_name(page, other), "tag": LANGUAGES[other], "pages": beside}
+            html = template.render(drawn, page=page, links=links, say=say, n=say.number)
+            numbers = itertools.count(1)
+            pages[file_name(page, say.language)] = re.sub(
+                "<figcaption>",
+                lambda tag, n=numbers, say=say: f"{tag[0]}<b>{say('figure', n=next(n))}</b> ",
+                html,
             )
-            pages[links[page]] = numbered(html, say)
     return pages
 
 
@@ -74,50 +70,38 @@ def file_name(page: str, language: str) -> str:
     return f"{page}.html" if language == "en" else f"{page}.{LANGUAGES[language]}.html"
 
 
-def numbered(html: str, say: Wording) -> str:
-    """The page with its figures numbered, in their order."""
-    number = itertools.count(1)
-    opening = f"<figcaption><b>{say.plain('figure')} "
-    return re.sub("<figcaption>", lambda _: f"{opening}{next(number)}.</b> ", html)
-
-
 def draw(facts: Facts, say: Wording) -> dict[str, Figure]:
     """The charts by name; one that would have nothing to show is left out."""
     from markupsafe import Markup
 
-    drawn: dict[str, tuple[str, str]] = {}
-    runs, level = sum(len(model.runs) for model in facts.ran), percent(facts, say)
+    figures: dict[str, Figure] = {}
+    level = say.short(100 * facts.params["compare"]["confidence"])
+
+    def add(name: str, svg: str, caption: str = "", **values: Any) -> None:
+        text = say(f"caption_{caption or name}", **values)
+        figures[name] = Figure(Markup(svg), text)  # noqa: S704 (charts.py escapes what it writes)
+
     with charts.style():
         if count := sum(len(model.curves) for model in facts.ran):
-            every = facts.models[0].recipe.log_every
-            caption = say("caption_curves", every=every, runs=count)
-            drawn["curves"] = charts.curves([model.band for model in facts.models], say), caption
+            svg = charts.curves([model.curve for model in facts.models], say)
+            add("curves", svg, every=facts.models[0].recipe.log_every, n=count)
         if facts.ran:
-            rows = [seed_rows(model, say) for model in facts.models]
-            name = score_name(facts, say)
-            key = "caption_scores" if facts.ran[0].runs[0].interval else "caption_scores_bare"
-            caption = say(key, metric=name, sentences=facts.n, confidence=level, runs=runs)
-            drawn["scores"] = charts.dots("scores", rows, name, say), caption
+            rows, metric = [seed_rows(model, say) for model in facts.models], score_name(facts, say)
+            n, runs = facts.ran[0].correct.shape[1], sum(len(model.runs) for model in facts.ran)
+            values = {"metric": metric, "sentences": n, "confidence": level, "runs": runs}
+            add("scores", charts.dots("scores", rows, metric, say), **values)
         for index, model in enumerate(facts.models):
             if model.runs and facts.dataset.labels:
-                n = model.correct.size
-                caption = say("caption_reliability", name=model.name, bins=BINS, n=n)
                 svg = charts.reliability(model.name, index, model.calibration, say)
-                drawn[f"reliability-{model.name}"] = svg, caption
+                values = {"name": model.name, "bins": BINS, "n": model.correct.size}
+                add(f"reliability-{model.name}", svg, "reliability", **values)
         if facts.ran and facts.dataset.labels and facts.texts is not None:
-            for name, split in (("lengths", by_length), ("kinds", by_kind)):
-                rows = group_rows(facts, split, say)
-                svg = charts.dots(name, rows, say.plain("accuracy_percent"), say)
-                drawn[name] = svg, say(f"caption_{name}", confidence=level)
-        if facts.points:
-            caption = say("caption_pareto", n=len(facts.points))
-            drawn["pareto"] = charts.pareto(facts.points, say), caption
-    return {name: Figure(Markup(svg), caption) for name, (svg, caption) in drawn.items()}
-
-
-def percent(facts: Facts, say: Wording) -> str:
-    """The confidence of intervals, in percent."""
-    return say.short(100 * facts.params["compare"]["confidence"])
+            for name in ("lengths", "kinds"):
+                rows = group_rows(facts, name, say)
+                add(name, charts.dots(name, rows, say.plain("accuracy_percent"), say))
+        if any(facts.points):
+            add("pareto", charts.pareto(facts.points, say), n=sum(map(bool, facts.points)))
+    return figures
 
 
 def score_name(facts: Facts, say: Wording) -> str:
@@ -128,122 +112,123 @@ def score_name(facts: Facts, say: Wording) -> str:
 
 def seed_rows(model: Model, say: Wording) -> Dots:
     """A model's rows in the chart of results by seed; a seed has one colour in all models."""
+    scores = {run.seed: run.score for run in model.runs}
+    seeds = sorted([*scores, *(int(run.name.rpartition("-")[2]) for run in model.missing)])
+    rows = [
+        Dot(say.seeds([seed]), index, scores.get(seed), model.intervals.get(seed))
+        for index, seed in enumerate(seeds)
+    ]
+    return Dots(model.name, rows, model.median if len(scores) > 1 else None, model.published)
+
+
+def group_rows(facts: Facts, part: str, say: Wording) -> list[Dots]:
+    """The models side by side in each group of sentences that is not empty."""
+    texts, groups = facts.texts or [], []
+    if part == "kinds":
+        groups = [(say.plain(name), inside) for name, inside in by_kind(texts)]
+    else:
+        for low, high, inside in by_length(texts):
+            key = "words_or_more" if high is None else "words_between"
+            groups.append((say.plain(key, low=low, high=high), inside))
     rows = []
-    seeds = sorted([*model.seeds, *(run.seed for run in model.missing)])
-    scores = {run.seed: (run.score, run.interval) for run in model.runs}
-    for index, seed in enumerate(seeds):
-        rows.append(Dot(say.seeds([seed]), index, *scores.get(seed, (None, None))))
-    return Dots(model.name, rows, model.median if len(model.runs) > 1 else None, model.published)
-
-
-def group_rows(facts: Facts, split: Callable[..., list[Group]], say: Wording) -> list[Dots]:
-    """The models side by side in each group of sentences."""
-    confidence = facts.params["compare"]["confidence"]
-    groups: dict[str, list[Dot]] = {}
-    for index, model in enumerate(facts.models):
-        if model.runs:
-            for group in split(model.correct, facts.texts, confidence):
-                label = say.plain("group_size", name=group_name(group, say), n=group.share.n)
-                interval = (group.share.low, group.share.high)
-                dot = Dot(model.name, index, group.share.value, interval)
-                groups.setdefault(label, []).append(dot)
-    return [Dots(label, dots) for label, dots in groups.items()]
-
-
-def group_name(group: Group, say: Wording) -> str:
-    """What sentences of a length or of a kind are called."""
-    if group.kind != "length":
-        return say.plain(f"kind_{group.kind}")
-    if group.at_most is None:
-        return say.plain("words_or_more", low=group.at_least)
-    return say.plain("words_between", low=group.at_least, high=group.at_most)
+    for name, inside in groups:
+        if n := int(inside.sum()):
+            dots = []
+            for index, model in enumerate(facts.models):
+                if model.runs:
+                    found = share(model.correct[:, inside], model.confidence)
+                    dots.append(Dot(model.name, index, found.value, found.interval))
+            rows.append(Dots(say.plain("group_size", name=name, n=n), dots))
+    return rows
 
 
 def compose(facts: Facts, say: Wording) -> dict[str, Any]:
-    """What the templates show that is put together from texts and facts."""
-    verdicts = [claim["verdict"].replace(" ", "_") for claim in facts.claims["claims"].values()]
-    kinds = ("reproduced", "not_reproduced", "inconclusive", "not_run")
-    counts = {kind: verdicts.count(kind) for kind in kinds}
-    seeds = facts.params["seeds"]
-    each = [
-        say("runs_of_model", name=model.name, part=len(model.runs), all=len(seeds))
-        for model in facts.models
-    ]
-    lacking = lacking_parts(facts, say)
-    compare = facts.params["compare"]
-    pair = {"student": compare["student"], "teacher": compare["teacher"]}
+    """What the template shows that is put together from texts and facts."""
+    claims, compare = facts.claims["claims"], facts.params["compare"]
+    verdicts = [claim["verdict"] for claim in claims.values()]
+    counts = {name.replace(" ", "_"): verdicts.count(name) for name in VERDICTS}
+    each = (f"{model.name} {say('of', part=len(model.runs), all=len(facts.params['seeds']))}"
+            for model in facts.models)  # fmt: skip
+    task = facts.published.titles.get(facts.params["dataset"], facts.params["dataset"])
+    remarks, rules = [], {}
+    for number, claim in enumerate(claims.values(), start=1):
+        remarks += [f"{number}. {say.statement(remark)}" for remark in claim["remarks"]]
+        rules.setdefault(say.statement(claim["rule_text"]), []).append(str(number))
+    run = f"{facts.models[0].name}-{facts.params['seeds'][0]}"
     return {
+        "task": task,
         "verdicts": say("verdict_summary", total=len(verdicts), **counts),
+        "verdict": {name.replace(" ", "_"): say(f"claim_{name}") for name in VERDICTS},
         "runs": say("runs_summary", models=", ".join(each)),
+        "remarks": remarks,
+        "rules": [f"{', '.join(numbers)}: {rule}" for rule, numbers in rules.items()],
+        "student": compare["student"],
+        "teacher": compare["teacher"],
         "score": score_name(facts, say),
-        "confidence": percent(facts, say),
-        "contents": [*lacking, "exported", "reference", "environment", "reproduce", "limits"],
-        "lacking": lacking,
-        "pair": pair,
-        "setting": setting(facts, say),
+        "confidence": say.short(100 * compare["confidence"]),
+        "lacking": lacking_parts(facts, say),
+        "setting": setting(facts, task, say),
         "scores": [text for model in facts.ran for text in score_texts(facts, model, say)],
         "curves": curve_texts(facts, say),
         "calibration": calibration_texts(facts, say),
+        "size": size_texts(facts, say),
+        "reference": reference_text(facts, say),
         "environment": environment_texts(facts, say),
-        "limits": limits(facts, say),
+        "limits": limits(facts, task, say),
         "stages": STAGES,
-        "commands": {
-            command.format(run=f"{facts.models[0].name}-{seeds[0]}"): say(text)
-            for command, text in COMMANDS.items()
-        },
+        "commands": {command.format(run=run): text for command, text in COMMANDS.items()},
     }
 
 
 def lacking_parts(facts: Facts, say: Wording) -> dict[str, str]:
-    """By part of the report, why it has nothing to show; "" where it has."""
+    """By part of the report, in order, why it has nothing to show; "" where it has."""
     ran = "" if facts.ran else say("nothing_ran")
     classes = ran or ("" if facts.dataset.labels else say("no_classes"))
     texts = classes or ("" if facts.texts is not None else say("no_sentences"))
-    errors = texts or ("" if facts.errors else say("no_errors", name=facts.shown.name))
-    pairs = classes or ("" if facts.agreement else say("agreement_none"))
-    speed = "" if facts.points else say("no_speed")
-    curves = ran or ("" if any(model.curves for model in facts.ran) else say("no_curves"))
-    return {"claims": "", "setting": "", "scores": ran, "curves": curves, "confusion": classes,
-            "calibration": classes, "groups": texts, "errors": errors, "agreement": pairs,
-            "size": speed}  # fmt: skip
+    parts = {"claims": "", "rules": "", "paired": "", "setting": "", "scores": ran, "curves": ran}
+    if not ran and not any(model.curves for model in facts.ran):
+        parts["curves"] = curve_texts(facts, say)[0]
+    parts |= {"confusion": classes, "calibration": classes, "groups": texts, "errors": texts}
+    if not texts and not facts.errors:
+        parts["errors"] = say("no_errors", name=facts.shown.name)
+    parts["agreement"] = classes or ("" if facts.agreement else say("agreement_none"))
+    parts["size"] = "" if facts.speed else say("no_speed")
+    return parts | {"exported": "", "reference": "", "environment": ran, "limits": ""}
 
 
-def setting(facts: Facts, say: Wording) -> list[str]:
+def setting(facts: Facts, task: str, say: Wording) -> list[str]:
     """What is asked, and how it is measured."""
     source, selection = on_the_hub(facts.dataset.sources), facts.params["selection"]
-    name = source.hub if source and source.hub else facts.params["dataset"]
-    train = selection["train"] or (facts.dataset.train.rows or 0) - selection["holdout"]
-    key = "data" if facts.split == "validation" else "data_held_out"
-    n = facts.n or selection["holdout"] or facts.dataset.validation.rows or 0
-    texts = [say("question", task=facts.task), say(key, dataset=name, train=train, n=n)]
+    name = source.hub if source else facts.params["dataset"]
+    rows = facts.dataset.train.rows or 0
+    train, n = selection["train"] or rows - selection["holdout"], selection["holdout"]
+    key, n = ("held_out", n) if n else ("validation", facts.dataset.validation.rows or 0)
+    texts = [say("question", task=task), say(key, dataset=name, train=train, n=n)]
     if isinstance(most := facts.claims["majority_class"], dict):
-        label = facts.dataset.labels[most["label"]]
-        texts.append(say("majority", label=label, share=say.number(most["accuracy"], 1)))
+        texts.append(say("majority", label=most["label"], share=say.number(most["accuracy"], 1)))
     tokens = facts.params["tokenize"]["max_length"]
     return [*texts, say("selection"), say("seed_meaning", tokens=tokens)]
 
 
 def score_texts(facts: Facts, model: Model, say: Wording) -> list[str]:
     """A model's median beside what was published, and what must be known of it."""
-    texts, undefined = [], [run.seed for run in model.runs if run.score is None]
-    if model.median is not None:
-        key = "score_alone" if model.published is None else "score_published"
-        away = model.median - (model.published or 0)
-        texts.append(
-            say(
-                key,
-                name=model.name,
-                median=say.number(model.median),
-                difference=say.number(away, sign=True),
-                published=say.number(model.published, 1),
-            )
-        )
-    if undefined:
-        seeds, metric = say.seeds(undefined), facts.dataset.metrics[0]
-        texts.append(say("score_undefined", name=model.name, metric=metric, seeds=seeds))
-    if len(model.devices) > 1:
-        kinds = "; ".join(f"{kind}: {say.seeds(of)}" for kind, of in model.devices.items())
-        texts.append(say("mixed_devices", name=model.name, devices=kinds))
+    texts, median = [], model.median
+    if median is not None:
+        values = {"name": model.name, "median": say.number(median)}
+        if model.published is None:
+            texts.append(say("score_alone", **values))
+        else:
+            values["difference"] = say.number(median - model.published, sign=True)
+            texts.append(say("score_published", published=say.short(model.published), **values))
+    if undefined := [run.seed for run in model.runs if run.score is None]:
+        values = {"metric": facts.dataset.metrics[0], "seeds": say.seeds(undefined)}
+        texts.append(say("score_undefined", name=model.name, **values))
+    kinds = {run.device: [] for run in model.runs}
+    for run in model.runs:
+        kinds[run.device].append(run.seed)
+    if len(kinds) > 1:
+        devices = "; ".join(f"{kind}: {say.seeds(seeds)}" for kind, seeds in kinds.items())
+        texts.append(say("mixed_devices", name=model.name, devices=devices))
     return texts
 
 
@@ -261,22 +246,30 @@ def curve_texts(facts: Facts, say: Wording) -> list[str]:
 
 def calibration_texts(facts: Facts, say: Wording) -> list[str]:
     """Who is over-confident, said only where the interval of the accuracy excludes the opposite."""
-    if not facts.dataset.labels or not facts.ran:
-        return []
     texts, errors = [], []
-    for model in facts.ran:
+    for model in facts.ran if facts.dataset.labels else []:
         found = model.calibration
-        texts.append(
-            say(
-                f"calibration_{found.tendency}",
-                name=model.name,
-                sure=say.number(found.confidence, 1),
-                accuracy=say.number(found.accuracy.value, 1),
-                interval=say.interval((found.accuracy.low, found.accuracy.high), 1),
-            )
-        )
+        values = {"sure": say.number(found.confidence, 1)}
+        values |= {"accuracy": say.number(found.accuracy.value, 1)}
+        values |= {"interval": say.interval(found.accuracy.interval, 1)}
+        texts.append(say(found.tendency, name=model.name, **values))
         errors.append(f"{model.name} {say.number(found.ece)}")
     return [*texts, say("ece", values=", ".join(errors))]
+
+
+def size_texts(facts: Facts, say: Wording) -> list[str]:
+    """How size and speed were measured."""
+    if not facts.speed:
+        return []
+    machine, sentences = facts.speed["environment"], facts.speed["sentences"]
+    threads = say("threads", n=machine["threads"])
+    how = say("size_how", sentences=sentences, cpu=machine["cpu"], threads=threads)
+    return [how, say("size_compare")]
+
+
+def reference_text(facts: Facts, say: Wording) -> str:
+    """What our evaluation makes of the authors' own checkpoint."""
+    return say("not_run")
 
 
 def environment_texts(facts: Facts, say: Wording) -> list[str]:
@@ -288,10 +281,10 @@ def environment_texts(facts: Facts, say: Wording) -> list[str]:
     return texts
 
 
-def limits(facts: Facts, say: Wording) -> list[str]:
+def limits(facts: Facts, task: str, say: Wording) -> list[str]:
     """What these pages cannot say."""
-    asked = sum(len(model.runs) + len(model.missing) for model in facts.models)
     missing = sum(len(model.missing) for model in facts.models)
+    asked = missing + sum(len(model.runs) for model in facts.models)
     texts = [say("limit_missing", part=missing, all=asked)] if missing else []
-    keys = ("limit_seeds", "limit_determinism", "limit_pins")
-    return [*texts, say("limit_task", task=facts.task), *map(say, keys)]
+    keys = ("limit_seeds", "limit_same", "limit_pins")
+    return [*texts, say("limit_task", task=task), *map(say, keys)]
