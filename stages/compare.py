@@ -1,291 +1,154 @@
 """Compare the runs that params.yaml names with each other and with what others published.
 
 Run as: python -m stages.compare
+
+It reads what is in git: predictions/ and metrics/speed.json. A run without a result of today's
+recipe is "not run", with its name and the reason.
 """
 
 import argparse
+import csv
+import io
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from reproduce.command import run_command
-from reproduce.files import UserError, read_json, write_json, write_text
-from reproduce.params import Compare, Experiment, read_experiment, read_section, read_yaml, validate
-from reproduce.verdict.claims import NOT_RUN, claims_table, judge, paired_table
-from reproduce.verdict.published import PUBLISHED, Published, Row, Table3
-from reproduce.verdict.runs import (
-    RUNS,
-    Runs,
-    gather,
-    percent,
-    read_run,
-    scores_csv,
-)
+from reproduce.command import go_offline, run_command
+from reproduce.files import read_json, write_json, write_text
+from reproduce.inputs.catalog import read_dataset
+from reproduce.params import PARAMS, Compare, read_experiment, read_section, read_yaml
+from reproduce.verdict.claims import judge
+from reproduce.verdict.evidence import Evidence, sentence_interval
+from reproduce.verdict.published import LANGUAGES, Published, in_language, read_published
+from reproduce.verdict.runs import NotRun, done, read_runs, split_of
+from reproduce.verdict.statistics import NOT_RUN, REPRODUCED
+from reproduce.verdict.tables import results
 
-if TYPE_CHECKING:
-    pass
+METRICS, PLOTS = Path("metrics"), Path("plots")
+RESULTS = {"en": METRICS / "results.md", "pt": METRICS / "results.pt-BR.md"}
+SPEED = METRICS / "speed.json"
 
 
 def main() -> None:
-    """Write metrics/accuracy.json, metrics/claims.json, report/comparison.md and plots/accuracy_by_seed.csv."""
+    """Write metrics/{accuracy,claims}.json, metrics/results.md, its translation, and plots/."""
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
-    experiment = read_experiment()
-    params = read_section("compare", Compare)
-    held_out = read_yaml(Path("params.yaml"))["selection"]["holdout"] > 0
-    published = validate(Published, read_yaml(PUBLISHED), f"{PUBLISHED}:")
-    split = "held out of train" if held_out else "validation"
-    runs = {
-        model: {seed: read_run(model, seed, experiment.dataset, split) for seed in experiment.seeds}
-        for model in experiment.models
-    }
-    speed = (
-        read_json(Path("metrics/speed.json"), "Run `dvc repro -f -s benchmark`.")
-        if Path("metrics/speed.json").exists()
-        else None
-    )
-    accuracy = compare(experiment, params, split, runs, published)
-    evidence = gather(experiment, split, accuracy["metric"], runs, speed)
-    claims = judge(evidence, published, params)
-    write_text(Path("report/comparison.md"), markdown(accuracy, speed, published, params, claims))
-    write_text(Path("plots/accuracy_by_seed.csv"), scores_csv(evidence, published, params))
-    write_json(Path("metrics/claims.json"), claims)
-    write_json(Path("metrics/accuracy.json"), accuracy)
-    parts = [f"{m} {r['median']} % ({r['seeds_run']} of {len(experiment.seeds)} seeds)" if r["seeds_run"] else f"{m} {NOT_RUN}"
-             for m, r in accuracy["models"].items()]  # fmt: skip
-    verdicts = [f"{name} {claim['verdict']}" for name, claim in claims["claims"].items()]
-    print(f"metrics/accuracy.json: {'; '.join(parts)}. metrics/claims.json: {', '.join(verdicts)}")
+    go_offline()
+    experiment, published = read_experiment(), read_published()
+    evidence = gather(read_yaml(PARAMS), read_section("compare", Compare))
+    claims = judge(evidence, published)
+    accuracy = summarize(evidence, claims)
+    write_json(METRICS / "claims.json", claims)
+    write_json(METRICS / "accuracy.json", accuracy)
+    for language in LANGUAGES:
+        medians = medians_text(evidence, language)
+        write_text(RESULTS[language], results(claims, medians, published, language))
+    write_text(PLOTS / "score_by_seed.csv", scores_csv(evidence, published))
+    write_text(PLOTS / "loss.csv", loss_csv(evidence))
+    write_text(PLOTS / "confusion.csv", confusion_csv(evidence))
+    for missing in claims["not_run"]:
+        if missing["detail"]:
+            print(f"{missing['run']}: not run ({missing['why']}): {missing['detail']}")
+    medians = medians_text(evidence, "en") or "no run"
+    asked = len(experiment.models) * len(experiment.seeds)
+    print(f"metrics/accuracy.json: {len(list(done(evidence.runs)))} of {asked} runs, {medians}. "
+          f"metrics/claims.json: {', '.join(accuracy['verdicts'])}")  # fmt: skip
 
 
-def compare(
-    experiment: Experiment, params: Compare, split: str, runs: Runs, published: Published
-) -> dict[str, Any]:
-    """All of metrics/accuracy.json: scores times 100, rounded to 2 decimals, every requested run accounted for.
+def gather(params: dict[str, Any], settings: Compare) -> Evidence:
+    """All that the verdicts rest on."""
+    speed = read_json(SPEED, "Run `dvc repro -f -s benchmark`.") if SPEED.exists() else None
+    metric = read_dataset(params["dataset"]).metrics[0]
+    return Evidence(params["dataset"], split_of(params), metric, read_runs(params), speed, settings)
 
-    Raises:
-        UserError: the runs are over different numbers of sentences, or their scores are different metrics.
+
+def summarize(evidence: Evidence, claims: dict[str, Any]) -> dict[str, Any]:
+    """All of metrics/accuracy.json. DVC makes a column of each number and text, of lists none.
+
+    A model's name is no name of another column, which has a space in it.
     """
-    sizes: dict[int, str] = {}
-    for model, by_seed in runs.items():
+    columns: dict[str, Any] = {}
+    scores = []
+    for model, by_seed in evidence.runs.items():
+        found = evidence.scores(model)
+        columns[model] = round(statistics.median(found.values()), 2) if found else NOT_RUN
         for seed, run in by_seed.items():
-            if run:
-                sizes.setdefault(run["n"], f"{model}-{seed}")
-    if len(sizes) > 1:
-        found = ", ".join(f"{name} over {n}" for n, name in sorted(sizes.items()))
-        raise UserError(
-            f"{RUNS}: over different numbers of sentences ({found}). Run `dvc repro`, which evaluates all alike."
-        )
-    metrics = {
-        run["metric"]: f"{model}-{seed}"
-        for model, by_seed in runs.items()
-        for seed, run in by_seed.items()
-        if run
-    }
-    if len(metrics) > 1:
-        found = ", ".join(f"{name} {metric}" for metric, name in sorted(metrics.items()))
-        raise UserError(
-            f"{RUNS}: scores of different metrics ({found}). Run `dvc repro`, which evaluates all alike."
-        )
-    theirs = {model: published.row(model, experiment.dataset, split) for model in experiment.models}
-    models = {model: summarize(runs[model], theirs[model]) for model in experiment.models}
-    return {
-        "dataset": experiment.dataset,
-        "split": split,
-        "metric": next(iter(metrics), NOT_RUN),
-        "sentences": next(iter(sizes), NOT_RUN),
-        "models": models,
-        "retention": retention(models, params),
+            value = str(run) if isinstance(run, NotRun) else "not defined"
+            scores.append(
+                f"{model}-{seed}: {found[seed]:.2f}"
+                if seed in found
+                else f"{model}-{seed}: {value}"
+            )
+    verdicts = {name: claim["verdict"] for name, claim in claims["claims"].items()}
+    reproduced = sum(verdict == REPRODUCED for verdict in verdicts.values())
+    student = (evidence.speed or {"models": {}})["models"].get(evidence.settings.student, {})
+    return columns | {
+        "claims reproduced": f"{reproduced} of {len(verdicts)}",
+        "retention %": claims["paired"]["retention"],
+        "scored by": f"{evidence.metric} x 100, {evidence.split}",
+        "seeds": scores,
+        "speed-up of student": student.get("speedup", NOT_RUN),
+        "verdicts": [f"{name}: {verdict}" for name, verdict in verdicts.items()],
     }
 
 
-def summarize(by_seed: dict[int, dict[str, Any] | None], published: Row | None) -> dict[str, Any]:
-    """One model's scores (times 100) over its seeds, beside the published value.
-
-    `std` is the sample standard deviation (n - 1), null below two runs. `difference` is in points: median minus published.
-    """
-    done = [percent(run) for run in by_seed.values() if run]
-    summary: dict[str, Any] = {
-        "seeds_run": len(done),
-        "by_seed": {
-            str(seed): round(percent(run), 2) if run else NOT_RUN for seed, run in by_seed.items()
-        },
-        "correct_by_seed": {
-            str(seed): run.get("correct") if run else NOT_RUN for seed, run in by_seed.items()
-        },
-        "median": round(statistics.median(done), 2) if done else NOT_RUN,
-        "mean": round(statistics.mean(done), 2) if done else NOT_RUN,
-        "std": round(statistics.stdev(done), 2) if len(done) > 1 else None,
-        "min": round(min(done), 2) if done else NOT_RUN,
-        "max": round(max(done), 2) if done else NOT_RUN,
-    }
-    if published:
-        difference: float | str = (
-            round(statistics.median(done) - published.score, 2) if done else NOT_RUN
-        )
-        summary["published"] = published.model_dump(
-            include={"score", "metric", "split", "protocol", "source"}
-        )
-        summary["difference"] = difference
-    return summary
+def medians_text(evidence: Evidence, language: str) -> str:
+    """The models' medians in a line: bert 92.55 (5 seeds)."""
+    seeds = {"en": ("seed", "seeds"), "pt": ("semente", "sementes")}[language]
+    parts = []
+    for model in evidence.runs:
+        if scores := evidence.scores(model):
+            median = in_language(statistics.median(scores.values()), language)
+            parts.append(f"{model} {median} ({len(scores)} {seeds[len(scores) > 1]})")
+    return ", ".join(parts)
 
 
-def retention(models: dict[str, dict[str, Any]], params: Compare) -> dict[str, Any]:
-    """The student's median in percent of the teacher's (the article's "97 %", which is over all of GLUE)."""
-
-    def ratio(values: Sequence[Any]) -> float | str:
-        return (
-            round(100 * values[0] / values[1], 2)
-            if all(isinstance(value, float) and value for value in values)
-            else NOT_RUN
-        )
-
-    pair = [models.get(name, {}) for name in (params.student, params.teacher)]
-    return {
-        "student": params.student,
-        "teacher": params.teacher,
-        "measured": ratio([model.get("median") for model in pair]),
-        "published": ratio([model.get("published", {}).get("score") for model in pair]),
-    }
+# --- what `dvc plots show` draws, one chart a file ------------------------------------------------
 
 
-def markdown(
-    accuracy: dict[str, Any],
-    speed: dict[str, Any] | None,
-    published: Published,
-    params: Compare,
-    claims: dict[str, Any],
-) -> str:
-    """The report: a verdict for each claim, then measured beside published, validation and test set never in one table."""
-    dataset, split, kept = accuracy["dataset"], accuracy["split"], accuracy["retention"]
-    comparable = (
-        [row for row in published.results if row.dataset == dataset]
-        if split == "validation"
-        else []
-    )
-    validation, test = (
-        [row for row in comparable if row.split == name] for name in ("validation", "test")
-    )
-    name = (
-        "Accuracy"
-        if accuracy["metric"] in ("accuracy", NOT_RUN)
-        else accuracy["metric"].capitalize()
-    )
-    head = ["model", "accuracy, %" if name == "Accuracy" else f"{name} x 100", "how", "source"]
-    lines = [
-        f"# {dataset}: measured and published",
-        "",
-        "## The article's claims",
-        "",
-        *_table(claims_table(claims)),
-        "",
-    ]
-    lines += [
-        f"- {key}: {claim['rule']}. {claim.get('note', '')}".rstrip()
-        for key, claim in claims["claims"].items()
-    ]
-    lines += ["", f"## {name}, {split} ({accuracy['sentences']} sentences)", ""]
-    measured = [_measured_row(name, model) for name, model in accuracy["models"].items()]
-    lines += [*_table([head, *measured, *map(_published_row, validation)]), ""]
-    if not validation:
-        why = (
-            f"nobody published on {dataset}"
-            if split == "validation"
-            else "nobody published on this part of train"
-        )
-        lines += [f"No published numbers beside these: {why}.", ""]
-    lines.append(
-        f"{name} of {kept['student']} in percent of {kept['teacher']}'s: {kept['measured']}"
-    )
-    lines[-1] += f" (published: {kept['published']})." if kept["published"] != NOT_RUN else "."
-    if isinstance(pair := claims["paired"]["retention"], dict) and pair["interval"]:
-        lines[-1] += (
-            f" {100 * claims['confidence']:g} % interval over {pair['over']}: {pair['interval'][0]} to {pair['interval'][1]}."
-        )
-    if tests := paired_table(claims):
-        lines += ["", "On the same sentences, seed by seed:", "", *_table(tests)]
-    if isinstance(most := claims["majority_class"], dict):
-        lines += [
-            "",
-            f"Always answering label {most['label']}: accuracy {most['accuracy']} % ({most['count']} of {most['n']}).",
-        ]
-    if test:
-        lines += ["", f"## {name}, test (published only)", ""]
-        lines += [
-            "GLUE keeps these labels, so nothing here is measured by us, and nothing is comparable with the table above.",
-            "",
-        ]
-        lines += _table([head, *map(_published_row, test)])
-    lines += [
-        "",
-        "## Size and speed",
-        "",
-        *(_speed_table(speed, published.table3, params.teacher) if speed else [NOT_RUN]),
-        "",
-    ]
-    return "\n".join(lines)
+def scores_csv(evidence: Evidence, published: Published) -> str:
+    """A line a run: its score times 100, its interval over sentences, what was published."""
+    rows: list[list[Any]] = [["model", "seed", "score", "low", "high", "published"]]
+    for model, by_seed in evidence.runs.items():
+        row = published.row(model, evidence.dataset, evidence.split)
+        for seed, score in evidence.scores(model).items():
+            alone = Evidence(
+                evidence.dataset, evidence.split, evidence.metric, {model: {seed: by_seed[seed]}},
+                None, evidence.settings,
+            )  # fmt: skip
+            interval = sentence_interval(alone, model) or ("", "")
+            numbers = (score, *interval, row.score if row else "")
+            rows.append([model, seed, *(n if n == "" else f"{n:.2f}" for n in numbers)])
+    return _csv(rows)
 
 
-def _measured_row(name: str, model: dict[str, Any]) -> list[str]:
-    if not model["seeds_run"]:
-        return [f"**{name}**", NOT_RUN, f"seeds {', '.join(model['by_seed'])}", "this run"]
-    seeds = ", ".join(f"{seed}: {value}" for seed, value in model["by_seed"].items())
-    how = f"median of {model['seeds_run']} seed(s) ({seeds})"
-    if "difference" in model:
-        how += f"; {model['difference']:+.2f} points against the published {model['published']['score']}"
-    spread = f" ± {model['std']}" if model["std"] is not None else ""
-    return [f"**{name}**", f"**{model['median']}**{spread}", how, "this run"]
+def loss_csv(evidence: Evidence) -> str:
+    """The training curves of all runs: model, seed, step, loss."""
+    rows: list[list[Any]] = [["model", "seed", "step", "loss"]]
+    for run in done(evidence.runs):
+        path = Path("curves") / f"{run.name}.tsv"
+        if path.exists():
+            points = path.read_text(encoding="utf-8").splitlines()[1:]
+            rows += ([run.model, run.seed, *point.split("\t")] for point in points)
+    return _csv(rows)
 
 
-def _speed_table(speed: dict[str, Any], table3: Table3, teacher: str) -> list[str]:
-    """Parameters, bytes and latency at batch size 1, measured, beside the article's Table 3 where it has the model."""
-    rows = [
-        [
-            "model",
-            "parameters, M",
-            "article",
-            "MB on disk",
-            "s a pass",
-            "sentences/s",
-            f"speed-up over {teacher}",
-            "article",
-        ]
-    ]
-    for name, model in speed["models"].items():
-        both = {name, teacher} <= table3.seconds.keys()
-        rows.append([
-            name,
-            f"{model['parameters_encoder'] / 1e6:.1f}",
-            f"{table3.parameters[name]:.0f}" if name in table3.parameters else "-",
-            f"{model['bytes'] / 1e6:.1f}",
-            f"{model['seconds']:.1f}",
-            f"{model['sentences_per_second']:.1f}",
-            str(model["speedup"]),
-            f"{table3.seconds[teacher] / table3.seconds[name]:.2f}" if both else "-",
-        ])  # fmt: skip
-    machine = speed["environment"]
-    note = (
-        f"One pass over {speed['sentences']} validation sentences at batch size 1, fp32, {machine['cpu']}, {machine['threads']} "
-        "thread(s), the models taking turns sentence by sentence. Parameters without the classification head, as the article "
-        f"counts them. Article: {table3.source}, another processor and data set, so compare ratios only."
-    )
-    return [*_table(rows), "", note]
+def confusion_csv(evidence: Evidence) -> str:
+    """Counts by model, label and answer, the seeds added up; nothing where labels are numbers."""
+    counts: dict[tuple[str, str, str], int] = {}
+    for run in done(evidence.runs):
+        for label, answers in run.measured.get("confusion", {}).items():
+            for answer, count in answers.items():
+                key = (run.model, label, answer)
+                counts[key] = counts.get(key, 0) + count
+    return _csv([["model", "label", "answer", "count"], *([*k, n] for k, n in counts.items())])
 
 
-def _published_row(row: Row) -> list[str]:
-    size = f" ({row.parameters:g} M)" if row.parameters else ""
-    return [
-        row.name + size,
-        f"{row.score}",
-        row.protocol + (f"; {row.note}" if row.note else ""),
-        row.source,
-    ]
-
-
-def _table(rows: list[list[str]]) -> list[str]:
-    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
-    return [head, "|" + " --- |" * len(rows[0]), *body]
+def _csv(rows: list[list[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 if __name__ == "__main__":

@@ -1,98 +1,111 @@
-"""Evaluate one fine-tuned model on the validation sentences: its metrics, confusion counts, loss, every prediction.
+"""Evaluate one fine-tuned model on the validation sentences.
 
 Run as: python -m stages.evaluate --model distilbert --seed 1
+
+The result is every answer, in predictions/MODEL-SEED.csv: all metrics follow from it.
 """
 
 import argparse
-import csv
-import io
-from collections.abc import Sequence
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reproduce.command import go_offline, run_command
-from reproduce.files import UserError, write_json, write_text
+from reproduce.files import UserError, read_json
+from reproduce.inputs.catalog import DATASET_ENTRY, MODEL_ENTRIES, Dataset, Model, read_entry
 from reproduce.inputs.sentences import read_about, read_tsv
-from reproduce.models.logits import predict_split
-from reproduce.models.metrics import measure
+from reproduce.inputs.tokenized import TOKENIZED, read_tokenized
+from reproduce.models.logits import predict
 from reproduce.params import Evaluate, read_section
+from reproduce.report.card import write_card
 from reproduce.training.checkpoints import forget_finished
+from reproduce.verdict.runs import SPLITS, Part, Run, write_run
 
 if TYPE_CHECKING:
-    import torch
+    import numpy as np
+
+VALIDATION = Path("data/raw/validation.tsv")
 
 
 def main() -> None:
-    """Write metrics/runs/MODEL-SEED.json and predictions/MODEL-SEED.csv."""
+    """Write predictions/MODEL-SEED.csv and .json, and the model card."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", required=True, help="a name from catalog.yaml")
     parser.add_argument("--seed", required=True, type=int, help="the seed it was fine-tuned with")
     arguments = parser.parse_args()
-    run = f"{arguments.model}-{arguments.seed}"
-    params = read_section("evaluate", Evaluate)
-    model_dir = Path("models/finetuned") / run
-    if not (model_dir / "model.safetensors").is_file():
+    name = f"{arguments.model}-{arguments.seed}"
+    params, folder = read_section("evaluate", Evaluate), Path("models/finetuned") / name
+    if not (folder / "model.safetensors").is_file():
         raise UserError(
-            f"{model_dir} has no model.safetensors. Run `dvc repro finetune@{run}`, or `dvc pull finetune@{run}`."
+            f"{folder} has no model.safetensors. "
+            f"Run `dvc repro finetune@{name}`, or `dvc pull finetune@{name}`."
         )
-    dataset = read_about()
+    about, environment = read_about(), read_environment(name)
+    _, labels = read_tsv(VALIDATION, about.label_values, about.columns)
     go_offline()
-    logits, tokenized_labels, label_names = predict_split(
-        model_dir, arguments.model, "validation", params.batch_size
-    )
-    texts, labels = read_tsv(Path("data/raw/validation.tsv"), dataset.label_values, dataset.columns)
-    # Numbers are float32 in data/tokenized; those of data/raw are what the metrics and the predictions file are about.
-    if [f"{label:.3f}" for label in labels] != [f"{label:.3f}" for label in tokenized_labels]:
+    parts = [predict_part(folder, arguments.model, SPLITS[0], params.batch_size)]
+    if (TOKENIZED / arguments.model / f"{SPLITS[1]}.parquet").is_file():
+        parts.append(predict_part(folder, arguments.model, SPLITS[1], params.batch_size))
+    # Numbers are float32 in data/tokenized; the metrics are about those of data/raw.
+    if [f"{label:.3f}" for label in labels] != [f"{label:.3f}" for label in parts[0].labels]:
         raise UserError(
-            "data/raw and data/tokenized hold different sentences. Run `dvc repro tokenize`."
+            "data/raw and data/tokenized hold other sentences. Run `dvc repro tokenize`."
         )
-    metrics = measure(logits, labels, label_names, dataset.metrics)
-    if (Path("data/tokenized") / arguments.model / "validation_mismatched.parquet").is_file():
-        others = predict_split(
-            model_dir, arguments.model, "validation_mismatched", params.batch_size
-        )
-        metrics["mismatched"] = measure(*others, dataset.metrics)
-    about = {
-        "dataset": dataset.dataset,
-        "split": dataset.validation,
-        "model": arguments.model,
-        "seed": arguments.seed,
-    }
-    write_text(
-        Path("predictions") / f"{run}.csv", predictions_csv(texts, dataset.columns, labels, logits)
+    run = Run(
+        arguments.model,
+        arguments.seed,
+        environment["recipe"],
+        about.dataset,
+        about.validation,
+        about.metrics,
+        about.labels,
+        environment["device"],
+        environment["precision"],
+        hashlib.sha256(VALIDATION.read_bytes()).hexdigest(),
+        Part(as_labels(labels, about.labels), parts[0].logits),
+        parts[1] if parts[1:] else None,
     )
-    write_json(Path("metrics/runs") / f"{run}.json", {**about, **metrics})
-    forget_finished(run, model_dir / "model.safetensors")
-    counts = f" ({metrics['correct']} of {metrics['n']} right)" if "correct" in metrics else ""
-    values = ", ".join(f"{name} {metrics[name]:.4f}" for name in (*dataset.metrics, "loss"))
-    print(f"metrics/runs/{run}.json: {values}{counts}")
+    path = write_run(run)
+    dataset = read_entry(DATASET_ENTRY, Dataset)
+    model = read_entry(MODEL_ENTRIES / f"{arguments.model}.json", Model)
+    card = write_card(run, environment, dataset, model)
+    forget_finished(name, folder / "model.safetensors")
+    measured = run.measured
+    counts = f" ({measured['correct']} of {measured['n']} right)" if about.labels else ""
+    values = ", ".join(f"{key} {measured[key]}" for key in (*about.metrics, "loss"))
+    print(f"{path}: {values}{counts}; {card}")
 
 
-def predictions_csv(
-    texts: Sequence[str], columns: Sequence[str], labels: Sequence[float], logits: "torch.Tensor"
-) -> str:
-    """One line an example: its text(s), label, predicted and, of classes, probability.
+def read_environment(name: str) -> dict[str, str]:
+    """environment/MODEL-SEED.json, which finetune wrote: the run's recipe, and its device."""
+    path = Path("environment") / f"{name}.json"
+    remedy = f"Run `git checkout {path}`, or `dvc repro -f -s finetune@{name}`."
+    try:
+        environment = read_json(path, remedy)
+        return environment if environment["recipe"] else {}
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing. {remedy}") from error
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} does not say by which recipe the run was made. {remedy}"
+        ) from error
 
-    The probability is the softmax of the predicted class, with 6 decimals. Predicted numbers are not rounded: the correlations,
-    which do not care how near to each other predictions are, follow from this file alone.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    classes = logits.shape[1] > 1
-    writer.writerow([*columns, "label", "predicted", *["probability"][: int(classes)]])
-    if classes:
-        probabilities, guesses = logits.double().softmax(dim=1).max(dim=1)
-        answers = [
-            [guess, f"{p:.6f}"]
-            for guess, p in zip(guesses.tolist(), probabilities.tolist(), strict=True)
-        ]
-    else:
-        answers = [[value] for value in logits.squeeze(1).tolist()]
-    for example, label, answer in zip(texts, labels, answers, strict=True):
-        writer.writerow([*example.split("\t"), label, *answer])
-    return text.getvalue()
+
+def predict_part(folder: Path, model: str, split: str, batch_size: int) -> Part:
+    """What the model in `folder` answers on a tokenised split."""
+    split_tokens = read_tokenized(model, split)
+    logits, names = predict(folder, split_tokens.input_ids, batch_size, split_tokens.token_type_ids)
+    values = logits.numpy() if names else logits.double().numpy()
+    return Part(as_labels(split_tokens.labels, names), values)
+
+
+def as_labels(labels: list[float], names: "list[str] | tuple[str, ...]") -> "np.ndarray":  # type: ignore[type-arg]
+    """Labels as an array: int64 classes, or float64 numbers."""
+    import numpy as np
+
+    return np.array(labels, int if names else float)
 
 
 if __name__ == "__main__":

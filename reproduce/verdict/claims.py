@@ -78,7 +78,7 @@ def _entry(
         "rule": claim.rule if claim.measures != "nothing" else "nothing",
         "rule_text": rule_text(claim, measured, margin, evidence, published),
         "margin": margin,
-        "interval": _interval_used(measured, margin, evidence.settings.confidence, digits),
+        "interval": _interval_used(claim, measured, margin, evidence.settings.confidence),
         "interval_sentences": _rounded(measured.over_sentences),
         "repetitions": measured.repetitions,
         "by_repetition": measured.by_repetition,
@@ -154,24 +154,21 @@ def rule_text(
 
 
 def _interval_used(
-    measured: Measured, margin: float, confidence: float, digits: int
-) -> dict[str, Any] | None:
+    claim: Claim, measured: Measured, margin: float, confidence: float
+) -> dict[str, float] | None:
     """The interval of the difference that the verdict rests on, `percent` its level.
 
-    That is the narrow one, but where it lies outside the margin: there the wide one decides.
+    That is the narrow one; where it fails the claim, the wide one decides.
     """
     if measured.repeated < 2 or measured.value is None:
         return None
     difference, level = measured.difference(), 2 * confidence - 1
-    low, high = map(float, difference.interval(level))
-    if low > margin or high < -margin:
+    low, high = difference.interval(level)
+    if high < -margin or (claim.rule == "difference" and low > margin):
         level = confidence
-        low, high = map(float, difference.interval(level))
-    return {
-        "low": round(low, digits),
-        "high": round(high, digits),
-        "percent": round(100 * level, 6),
-    }
+        low, high = difference.interval(level)
+    ends = {"low": round(float(low), 3), "high": round(float(high), 3)}
+    return ends | {"percent": round(100 * level, 6)}
 
 
 # --- the two models on the same sentences --------------------------------------------------------

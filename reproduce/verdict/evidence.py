@@ -100,9 +100,11 @@ class Measured:
         Args:
             more: a number, or an array of shape (k, 1) for k answers.
         """
+        import numpy as np
+
         means = [statistics.fmean(sample) for sample in self.samples]
         deviations = [statistics.stdev(sample) for sample in self.samples]
-        counts = [len(sample) for sample in self.samples] + more
+        counts = np.array([len(sample) for sample in self.samples]) + more
         return difference_over_seeds(
             means, deviations, counts, self.published, self.published_seeds
         )

@@ -80,6 +80,12 @@ class Run:
         """All metrics (see reproduce/models/metrics.py)."""
         return measure(self.validation.logits, self.validation.labels, self.labels, self.metrics)
 
+    @functools.cached_property
+    def measured_mismatched(self) -> dict[str, Any] | None:
+        """The same on MNLI's second validation set."""
+        part = self.mismatched
+        return part and measure(part.logits, part.labels, self.labels, self.metrics)
+
     @property
     def score(self) -> float | None:
         """The headline metric times 100, an accuracy exact; None where it is not defined."""
