@@ -1,216 +1,157 @@
-"""What the report says about predictions: calibration, accuracy by length and kind, worst errors, agreement, Pareto front.
+"""What the report says about answers: calibration, accuracy by group, worst errors, agreement.
 
-Pure functions of a table of predictions with one row a sentence and the columns `text` (str), `words` (int), `label`, `predicted`
-and, for a classifier, `probability` (0 .. 1, the softmax of the predicted class). Shares are 0 .. 1.
+Pure functions of numpy arrays. `correct` and `probability` (of the answer that was given, 0 to 1)
+have the shape (seeds, n): a row a run, all of one model on the same n sentences.
 """
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.files import UserError
 from reproduce.verdict.statistics import wilson
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import numpy as np
 
-BINS = 15  # of the reliability diagram
-LENGTHS = (10, 20, 30)  # words: upper ends of the buckets; the last bucket is open
+    Array = np.ndarray[Any, np.dtype[Any]]
 
-# GLUE's sentences are lower-cased and split into words ("does n't"), other corpora are not ("doesn't"): both are found.
+BINS = 15  # of the reliability diagram, as in its article, section 4
+LENGTHS = (0, 10, 20, 30)  # words: each group has more than its number; the last has no upper end
+
+# GLUE splits sentences into words ("does n't"), other corpora do not ("doesn't"): both match.
 KINDS = {
-    "negation": r"\b(?:no|not|nor|never|none|nothing|nobody|nowhere|neither|without|cannot|hardly|barely|scarcely)\b|n't\b",
-    "contrast": r"\b(?:but|although|though|however|yet|despite|while|whereas|nevertheless|nonetheless|instead|unless)\b",
+    "negation": r"\b(?:no|not|nor|never|none|nothing|nobody|nowhere|neither|without|cannot"
+    r"|hardly|barely|scarcely)\b|n't\b",
+    "contrast": r"\b(?:but|although|though|however|yet|despite|while|whereas|nevertheless"
+    r"|nonetheless|instead|unless)\b",
 }
 
 
 @dataclass(frozen=True)
+class Share:
+    """Accuracy on `n` sentences in percent, the mean over runs, with its interval."""
+
+    n: int
+    value: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How well probabilities match accuracy; all in percent but the n of a bin."""
+
+    bins: list[tuple[int, float, float]]  # n, mean confidence, accuracy; none that is empty
+    ece: float
+    confidence: float
+    accuracy: Share
+
+    @property
+    def tendency(self) -> str:
+        """over, under, or unclear where the mean confidence lies in the accuracy's interval."""
+        low, high = self.accuracy.interval
+        return "over" if self.confidence > high else "under" if self.confidence < low else "unclear"
+
+
+@dataclass(frozen=True)
 class Point:
-    """A model (or one form of it) in the Pareto picture. `accuracy` in percent, None where it was not measured."""
+    """A model's accuracy in percent, milliseconds a sentence at batch size 1, megabytes."""
 
     name: str
-    accuracy: float | None
-    milliseconds: float  # one sentence at batch size 1
+    accuracy: float
+    milliseconds: float
     megabytes: float
 
 
-def read_predictions(path: Path, remedy: str) -> "pd.DataFrame":
-    """Read predictions/MODEL-SEED.csv: text columns, `label`, `predicted` and, for a classifier, `probability`.
+def share(correct: "Array", confidence: float) -> Share:
+    """The mean accuracy over runs with Wilson's interval.
 
-    Several text columns (pairs of sentences) are joined by " | "; with a column `split`, the rows of "validation" are read.
-
-    Raises:
-        UserError: missing or not such a file; the message ends with `remedy`.
+    The interval is that of one run: another seed answers the same sentences, it adds none.
     """
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(path, keep_default_na=False, encoding="utf-8")
-    except (OSError, ValueError) as error:  # a parser's and a decoder's errors are ValueErrors
-        raise UserError(f"{path}: {' '.join(str(error).split())}. {remedy}") from error
-    columns = list(table.columns)
-    if not {"label", "predicted"} <= set(columns) or columns[0] == "label":
-        raise UserError(
-            f"{path}: columns are {', '.join(columns)}; expected text, label, predicted[, probability]. {remedy}"
-        )
-    texts = [name for name in columns[: columns.index("label")] if name != "split"]
-    if "split" in columns:
-        table = table[table["split"] == "validation"].reset_index(drop=True)
-    numbers = [name for name in ("label", "predicted", "probability") if name in columns]
-    if table.empty:
-        raise UserError(f"{path}: no rows. {remedy}")
-    if bad := [name for name in numbers if not pd.api.types.is_numeric_dtype(table[name])]:
-        raise UserError(f"{path}: {bad[0]} is not a number everywhere. {remedy}")
-    if "probability" in columns and not table["probability"].between(0, 1).all():
-        raise UserError(f"{path}: a probability outside 0 .. 1. {remedy}")
-    text = table[texts].astype(str).agg(" | ".join, axis=1)
-    words = table[texts].astype(str).agg(" ".join, axis=1).str.split().str.len()
-    return table[numbers].assign(text=text, words=words)
+    mean, n = float(correct.mean()), correct.shape[1]
+    low, high = wilson(round(mean * n), n, confidence)
+    return Share(n, 100 * mean, (100 * low, 100 * high))
 
 
-def calibration(table: "pd.DataFrame", bins: int = BINS) -> dict[str, Any]:
-    """Reliability diagram and expected calibration error (Guo et al. 2017, arXiv:1706.04599, section 2, equations 1 to 3).
+def calibration(
+    probability: "Array", correct: "Array", confidence: float, bins: int = BINS
+) -> Calibration:
+    """Reliability diagram and ECE (Guo et al. 2017, arXiv:1706.04599, section 2, equations 1 to 3).
 
-    Bin m of M equal-width bins holds the sentences with a probability in ((m - 1) / M, m / M]; 0 itself falls in the first.
-    ECE is the mean over sentences of |accuracy - confidence| of their bin. M = 15 is theirs (section 4).
-
-    Returns:
-        {"ece", "confidence" and "accuracy" (means over sentences), "bins": [{"n", "confidence", "accuracy"}]}; bins that hold no
-        sentence are left out.
+    Bin m of M equal-width bins holds probabilities in ((m - 1) / M, m / M]; 0 falls in the first.
     """
     import numpy as np
 
-    confidence = table["probability"].to_numpy(float)
-    correct = (table["label"] == table["predicted"]).to_numpy(float)
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    found = []
-    for m in range(bins):
-        inside = place == m
-        if inside.any():
-            found.append(
-                {
-                    "n": int(inside.sum()),
-                    "confidence": float(confidence[inside].mean()),
-                    "accuracy": float(correct[inside].mean()),
-                }
-            )
-    ece = sum(b["n"] * abs(b["accuracy"] - b["confidence"]) for b in found) / len(table)
-    return {
-        "ece": ece,
-        "confidence": float(confidence.mean()),
-        "accuracy": float(correct.mean()),
-        "bins": found,
-    }
+    place = np.clip(np.ceil(probability * bins).astype(int) - 1, 0, bins - 1)
+    filled = []
+    for inside in (place == m for m in np.unique(place)):
+        sure, accuracy = (100 * float(of[inside].mean()) for of in (probability, correct))
+        filled.append((int(inside.sum()), sure, accuracy))
+    ece = sum(n * abs(accuracy - sure) for n, sure, accuracy in filled) / place.size
+    return Calibration(filled, ece, 100 * float(probability.mean()), share(correct, confidence))
 
 
-def by_length(tables: "Sequence[pd.DataFrame]", confidence: float) -> list[dict[str, Any]]:
-    """Accuracy in buckets of length in words: {"at_least", "at_most" (None: open)} and what `accuracy_of` says, each."""
-    words = tables[0]["words"]
-    edges = [0, *LENGTHS, float("inf")]
-    return [
-        {
-            "at_least": low + 1,
-            "at_most": None if high == edges[-1] else high,
-            **accuracy_of(tables, (words > low) & (words <= high), confidence),
-        }
-        for low, high in itertools.pairwise(edges)
-    ]
+def by_length(texts: Sequence[str]) -> "Iterator[tuple[int, int | None, Array]]":
+    """Groups by length in words: shortest, longest (None: no upper end), which sentences."""
+    import numpy as np
+
+    words = np.array([len(text.split()) for text in texts])
+    for low, high in itertools.zip_longest(LENGTHS, LENGTHS[1:]):
+        yield low + 1, high, (words > low) & (words <= (high or words.max()))
 
 
 def kinds(text: str) -> list[str]:
-    """The kinds of a sentence: the names in KINDS of which it has a word; ["neither"] if of none."""
-    return [name for name, pattern in KINDS.items() if re.search(pattern, text.lower())] or [
-        "neither"
-    ]
+    """The names in KINDS of which the text has a word; ["neither"] if of none."""
+    of = [name for name, pattern in KINDS.items() if re.search(pattern, text.lower())]
+    return of or ["neither"]
 
 
-def by_kind(tables: "Sequence[pd.DataFrame]", confidence: float) -> list[dict[str, Any]]:
-    """Accuracy on the sentences with a negation, with a contrast (a sentence can have both) and with neither."""
-    found = tables[0]["text"].map(kinds)
-    names = [*KINDS, "neither"]
-    return [
-        {
-            "kind": name,
-            **accuracy_of(tables, found.map(lambda of, name=name: name in of), confidence),
-        }
-        for name in names
-    ]
+def by_kind(texts: Sequence[str]) -> "Iterator[tuple[str, Array]]":
+    """Groups by kind, of which a sentence can have two: name, which sentences."""
+    import numpy as np
+
+    of = [kinds(text) for text in texts]
+    for name in (*KINDS, "neither"):
+        yield name, np.array([name in names for names in of])
 
 
-def accuracy_of(
-    tables: "Sequence[pd.DataFrame]", inside: "pd.Series", confidence: float
-) -> dict[str, Any]:
-    """Accuracy on the rows `inside`, the mean over one model's runs on the same sentences, with Wilson's interval.
-
-    The interval is that of one run whose accuracy is the mean: another seed answers the same sentences, it adds none.
-
-    Returns:
-        {"n", "share", "low", "high"}; the last three are None if there is no such row.
-    """
-    n = int(inside.sum())
-    if not n:
-        return {"n": 0, "share": None, "low": None, "high": None}
-    mean = sum(
-        int((inside & (table["label"] == table["predicted"])).sum()) for table in tables
-    ) / len(tables)
-    low, high = wilson(round(mean), n, confidence)
-    return {"n": n, "share": mean / n, "low": low, "high": high}
-
-
-def worst_errors(tables: "Sequence[pd.DataFrame]", count: int = 20) -> list[dict[str, Any]]:
-    """The sentences that one model's runs get wrong most often; among equals those whose wrong answers were surest.
+def worst_errors(
+    labels: "Array", predicted: "Array", probability: "Array"
+) -> list[tuple[int, float, int]]:
+    """The sentences that runs get wrong, those that most do first, then by the surest answers.
 
     Args:
-        tables: predictions of the same sentences, one table a seed.
+        labels: shape (n,). predicted, probability: shape (seeds, n).
 
     Returns:
-        {"place" (row number), "text", "label", "predicted" (the wrong class given most often), "probability" (mean over the wrong
-        answers), "wrong" (how many seeds)} each, worst first.
+        row, mean probability of the wrong answers, the wrong answer given most often.
     """
-    import pandas as pd
+    import numpy as np
 
-    rows = pd.concat([table.assign(place=range(len(table))) for table in tables])
-    wrong = rows[rows["label"] != rows["predicted"]].groupby("place")
-    if not len(wrong):
-        return []
-    worst = wrong.agg(
-        text=("text", "first"), label=("label", "first"), predicted=("predicted", lambda of: of.mode().min()),
-        probability=("probability", "mean"), wrong=("label", "size"),
-    )  # fmt: skip
-    worst = worst.reset_index().sort_values(
-        ["wrong", "probability", "place"], ascending=[False, False, True]
-    )
-    return worst.head(count).to_dict("records")  # type: ignore[no-any-return]
+    wrong, errors = predicted != labels, []
+    for row in np.flatnonzero(wrong.any(axis=0)):
+        at = wrong[:, row]
+        answer = int(np.bincount(predicted[at, row].astype(int)).argmax())
+        errors.append((-int(at.sum()), -float(probability[at, row].mean()), int(row), answer))
+    return [(row, -sure, answer) for _, sure, row, answer in sorted(errors)]
 
 
-def agreement(first: "pd.DataFrame", second: "pd.DataFrame") -> tuple[float, float]:
-    """How far two runs give the same answers: share of sentences, and Cohen's kappa (Cohen 1960), which takes off chance."""
+def agreement(first: "Array", second: "Array") -> tuple[float, float]:
+    """The share of sentences on which two runs agree, and Cohen's kappa (1960)."""
     from sklearn.metrics import cohen_kappa_score
 
-    same = float((first["predicted"] == second["predicted"]).mean())
+    same = float((first == second).mean())
     # Where both always give one answer, kappa is 0 / 0.
-    return same, 1.0 if same == 1 else float(
-        cohen_kappa_score(first["predicted"], second["predicted"])
-    )
+    return same, 1.0 if same == 1 else float(cohen_kappa_score(first, second))
 
 
 def pareto_front(points: Iterable[Point]) -> list[Point]:
-    """The measured points that no other one beats: at least as accurate, at least as fast, and better in one of the two.
-
-    Fastest first.
-    """
+    """The points that no other one beats in both accuracy and time. Fastest first."""
     front: list[Point] = []
-    best = (float("-inf"), 0.0)  # accuracy, milliseconds
-    measured = [
-        (point.accuracy, point.milliseconds, point)
-        for point in points
-        if point.accuracy is not None
-    ]
-    for accuracy, milliseconds, point in sorted(measured, key=lambda entry: (entry[1], -entry[0])):
-        if accuracy > best[0] or (accuracy, milliseconds) == best:
-            best = (accuracy, milliseconds)
+    for point in sorted(points, key=lambda point: (point.milliseconds, -point.accuracy)):
+        best = front[-1] if front else None
+        twin = best and (point.accuracy, point.milliseconds) == (best.accuracy, best.milliseconds)
+        if best is None or point.accuracy > best.accuracy or twin:
             front.append(point)
     return front

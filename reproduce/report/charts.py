@@ -1,57 +1,47 @@
-"""The report's charts: matplotlib draws them, and they come out as SVG to stand inside an HTML page.
+"""The report's charts: matplotlib draws them, as SVG to stand inside an HTML page.
 
-Colours are CSS variables of the page (--ink, --muted, --grid, --series-0 ...), so a chart follows light and dark; text stays text
-and takes the page's font. A model is told by its marker as well as by its colour.
+    with style():
+        svg = dots("kinds", [Dots("with negation", [Dot("minilm", 0, 91.2)])], "accuracy, %", say)
+
+Colours are CSS variables of the page (--ink, --series-0 ...), so a chart follows light and dark.
+Text stays text, in the page's font and in one size: at least 12 px where a chart is as wide as a
+telephone.
 """
 
 import functools
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ParamSpec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from reproduce.report.analysis import Point, pareto_front
+from reproduce.report.analysis import Calibration, Point, pareto_front
 from reproduce.report.wording import Wording
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    Array = np.ndarray[Any, np.dtype[Any]]
+
 # Colours that no chart means, replaced by the page's variables of these names.
-INK, MUTED, GRID, PAPER = "#010101", "#020202", "#030303", "#040404"
-SERIES = tuple(f"#05050{i}" for i in range(6))
-VARIABLES = {
-    INK: "--ink",
-    MUTED: "--muted",
-    GRID: "--grid",
-    PAPER: "--paper",
-    **{c: f"--series-{i}" for i, c in enumerate(SERIES)},
-}
+INK, MUTED, GRID = "#010101", "#020202", "#030303"
+SERIES = tuple(f"#05050{i}" for i in range(10))
+VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid"}
+VARIABLES |= {colour: f"--series-{i}" for i, colour in enumerate(SERIES)}
 MARKERS = ("o", "s", "^", "D", "v", "P")
-WIDTH = 4.3  # inches; the page scales a chart to the width it has
-STYLE: Any = {
-    "svg.fonttype": "none", "font.size": 8.5, "axes.edgecolor": MUTED, "axes.labelcolor": INK, "text.color": INK,
-    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": INK, "ytick.labelcolor": INK, "grid.color": GRID,
-    "grid.linewidth": 0.7, "axes.linewidth": 0.7, "axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False,
-    "axes.spines.right": False, "legend.frameon": False, "lines.markersize": 5,
-}  # fmt: skip
+WIDTH = 3.9  # inches; the page scales a chart to the width it has
+DASHED = (0, (3, 2))
 
 
-Arguments = ParamSpec("Arguments")
+def style() -> AbstractContextManager[None]:
+    """While it lasts, matplotlib draws by our style over its own defaults: no matplotlibrc."""
+    import matplotlib as mpl
 
-
-def in_style(draw: Callable[Arguments, str]) -> Callable[Arguments, str]:
-    """Let matplotlib use STYLE while `draw` runs, and no longer."""
-
-    @functools.wraps(draw)
-    def styled(*arguments: Arguments.args, **named: Arguments.kwargs) -> str:
-        import matplotlib as mpl
-
-        with mpl.rc_context(STYLE):
-            return draw(*arguments, **named)
-
-    return styled
+    return mpl.rc_context(fname=Path(__file__).parent / "templates/charts.mplstyle")
 
 
 @dataclass(frozen=True)
@@ -59,90 +49,74 @@ class Dot:
     """One row of `dots`: a value with its interval. `value` None: not run."""
 
     label: str
-    style: int = 0
+    index: int = 0  # decides colour and marker
     value: float | None = None
-    low: float | None = None
-    high: float | None = None
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
-class Group:
-    """Rows of `dots` under one heading, with two values of the whole group: a solid and a dashed line."""
+class Dots:
+    """Rows of `dots` under a heading, with two values of all of them: solid and dashed lines."""
 
     heading: str
-    dots: Sequence[Dot]
+    rows: Sequence[Dot]
     median: float | None = None
     published: float | None = None
 
 
-@in_style
-def curves(runs: Sequence[dict[str, Any]], say: Wording) -> str:
-    """Training loss by step: one line a run, {"model", "style", "step": [...], "loss": [...]}."""
-    figure, axes = _canvas("curves", WIDTH, 2.7)
-    named = set()
-    for run in runs:
-        label = None if run["model"] in named else run["model"]
-        named.add(run["model"])
-        index = run["style"] % len(SERIES)
-        axes.plot(run["step"], run["loss"], color=SERIES[index], linewidth=1, alpha=0.85, label=label, marker=MARKERS[index],
-                  markersize=4, markevery=max(1, len(run["step"]) // 12))  # fmt: skip
-    axes.set(
-        xlabel=say.plain("step"), ylabel=say.plain("training_loss"), ylim=(0, None), xlim=(0, None)
-    )
-    _ticks(axes, say, x=0, y=1)
-    axes.legend(loc="upper right", handlelength=2.5)
-    return _svg(figure, "curves", say.plain("chart_curves"))
+def curves(models: Sequence[tuple[str, "Array"] | None], say: Wording) -> str:
+    """Training loss by step: a model's median over seeds, and a band from lowest to highest.
+
+    Args:
+        models: name, and an array of shape (points, 1 + seeds): step, loss of each seed. None keeps
+            the colour of a model without a curve.
+    """
+    import numpy as np
+
+    figure, axes = _canvas(WIDTH, 2.6)
+    for index, model in enumerate(models):
+        if model is None:
+            continue
+        (name, table), look = model, _look(index)
+        steps, losses = table[:, 0], table[:, 1:]
+        band = (losses.min(axis=1), losses.max(axis=1))
+        axes.fill_between(steps, *band, color=look["color"], alpha=0.2, linewidth=0)
+        every = max(1, len(steps) // 10)
+        median = np.median(losses, axis=1)
+        axes.plot(steps, median, label=name, linewidth=1.2, markersize=4, markevery=every, **look)
+    axes.set(xlabel=say.plain("step"), ylabel=say.plain("training_loss"))
+    axes.set(xlim=(0, None), ylim=(0, None))
+    _ticks(axes, say, y=1)
+    axes.legend(loc="upper right", handlelength=2)
+    return _svg(figure, "curves", say.plain("curves"))
 
 
-@in_style
-def dots(name: str, groups: Sequence[Group], xlabel: str, title: str, say: Wording) -> str:
-    """Values in percent with their intervals, one row each, under the headings of their groups."""
-    rows = sum(len(group.dots) + 1 for group in groups)
-    figure, axes = _canvas(name, WIDTH, 0.55 + 0.205 * rows)
+def dots(name: str, groups: Sequence[Dots], xlabel: str, say: Wording) -> str:
+    """Values with their intervals, one row each, under the headings of their groups."""
+    figure, axes = _canvas(WIDTH, 0.6 + 0.215 * sum(len(group.rows) + 1 for group in groups))
+    across = axes.get_yaxis_transform()
     y, labels = 0.0, []
     for group in groups:
-        axes.text(
-            0,
-            y,
-            group.heading,
-            transform=axes.get_yaxis_transform(),
-            fontweight="bold",
-            va="center",
-            ha="left",
-        )
-        top = y + 0.45
-        for dot in group.dots:
+        axes.text(0, y, group.heading, transform=across, weight="bold", va="center")
+        top = y
+        for dot in group.rows:
             y += 1
             labels.append((y, dot.label))
-            index = dot.style % len(SERIES)
             if dot.value is None:
-                axes.text(
-                    0.012,
-                    y,
-                    say.plain("not_run"),
-                    transform=axes.get_yaxis_transform(),
-                    color=MUTED,
-                    va="center",
-                    style="italic",
-                )
+                words = {"s": say.plain("not_run"), "color": MUTED, "style": "italic"}
+                axes.text(0.012, y, transform=across, va="center", **words)
                 continue
-            if dot.low is not None and dot.high is not None:
-                axes.plot(
-                    [dot.low, dot.high],
-                    [y, y],
-                    color=SERIES[index],
-                    linewidth=1.4,
-                    solid_capstyle="butt",
-                )
-            axes.plot(dot.value, y, color=SERIES[index], marker=MARKERS[index], linestyle="none")
-        for value, line in ((group.median, "-"), (group.published, (0, (3, 2)))):
+            look = _look(dot.index)
+            if dot.interval:
+                axes.plot(dot.interval, [y, y], color=look["color"], linewidth=1.4)
+            axes.plot(dot.value, y, linestyle="none", **look)
+        for value, line in ((group.median, "-"), (group.published, DASHED)):
             if value is not None:
-                axes.plot([value, value], [top, y + 0.45], color=INK, linewidth=1, linestyle=line)
+                span = [top + 0.5, y + 0.45]
+                axes.plot([value, value], span, color=INK, linewidth=1, linestyle=line)
         if group.published is not None:
             text = say.plain("published_value", value=say.number(group.published, 1))
-            axes.text(
-                group.published, y - len(group.dots), text, ha="center", va="center", fontsize=7.5
-            )
+            axes.text(group.published, top, text, ha="center", va="center")
         y += 1.15
     axes.set_yticks([place for place, _ in labels], [label for _, label in labels])
     axes.set(xlabel=xlabel, ylim=(y - 0.5, -0.7))
@@ -152,117 +126,71 @@ def dots(name: str, groups: Sequence[Group], xlabel: str, title: str, say: Wordi
     low, high = axes.get_xlim()
     axes.set_xlim(low - 0.08 * (high - low), min(high, 100.5))
     _ticks(axes, say, x=0 if high - low > 4 else 1)
-    return _svg(figure, name, title)
+    return _svg(figure, name, say.plain(name))
 
 
-@in_style
-def reliability(name: str, style: int, found: dict[str, Any], title: str, say: Wording) -> str:
-    """Reliability diagram of one model (see `analysis.calibration`): accuracy by confidence; below, the sentences of each bin."""
-    figure, (axes, counts) = _canvas(name, 2.9, 3.1, rows=(2.9, 1))
-    index = style % len(SERIES)
-    at = [100 * b["confidence"] for b in found["bins"]]
-    lowest = min(50.0, *at)
-    axes.plot([0, 100], [0, 100], color=MUTED, linewidth=0.9, linestyle=(0, (3, 2)))
-    axes.plot(
-        at,
-        [100 * b["accuracy"] for b in found["bins"]],
-        color=SERIES[index],
-        marker=MARKERS[index],
-        linewidth=1.3,
-    )
-    total = sum(b["n"] for b in found["bins"])
-    counts.bar(at, [100 * b["n"] / total for b in found["bins"]], width=2.2, color=SERIES[index])
+def reliability(name: str, index: int, found: Calibration, say: Wording) -> str:
+    """Accuracy by confidence in each bin; below it, the share of the answers in each bin."""
+    figure, (axes, counts) = _canvas(2.9, 3.0, rows=(2.6, 1))
+    look = _look(index)
+    sizes, at, accuracy = zip(*found.bins, strict=True)
+    axes.plot([0, 100], [0, 100], color=MUTED, linewidth=0.9, linestyle=DASHED)
+    axes.plot(at, accuracy, linewidth=1.3, **look)
+    counts.bar(at, [100 * n / sum(sizes) for n in sizes], width=2.2, color=look["color"])
     axes.set(ylabel=say.plain("accuracy_percent"), ylim=(-5, 105))
-    counts.set(
-        xlabel=say.plain("confidence_percent"),
-        ylabel=say.plain("share_percent"),
-        ylim=(0, 100),
-        xlim=(lowest - 2, 102),
-    )
+    counts.set(xlabel=say.plain("confidence_percent"), ylabel=say.plain("share_percent"))
+    counts.set(ylim=(0, 100), xlim=(min(50.0, *at) - 2, 102))
     for part in (axes, counts):
         _ticks(part, say)
     counts.set_yticks([0, 50, 100])
-    return _svg(figure, name, title)
+    return _svg(figure, f"reliability-{name}", f"{say.plain('calibration')}: {name}")
 
 
-@in_style
-def pareto(points: Sequence[Point], say: Wording) -> str:
-    """Accuracy against time for one sentence; area is the model's size. An unmeasured accuracy is hollow, on the axis."""
-    figure, axes = _canvas("pareto", WIDTH, 3.1)
-    measured = [point.accuracy for point in points if point.accuracy is not None]
-    lowest, highest = (min(measured), max(measured)) if measured else (0.0, 1.0)
-    room = max(highest - lowest, 1.0)
-    hollow = len(measured) < len(points)
-    bottom, top = lowest - (0.7 if hollow else 0.3) * room, highest + 0.35 * room
-    if hollow:
-        axes.axhspan(bottom, bottom + 0.3 * room, color=GRID, alpha=0.5, linewidth=0, zorder=0)
-        axes.text(0.99, bottom + 0.27 * room, say.plain("accuracy_not_run"), transform=axes.get_yaxis_transform(), ha="right",
-                  va="top", color=MUTED, style="italic", fontsize=7.5)  # fmt: skip
-    front = pareto_front(points)
-    axes.plot([p.milliseconds for p in front], [p.accuracy for p in front], color=MUTED, linewidth=1, drawstyle="steps-post",
-              linestyle=(0, (3, 2)), zorder=1)  # fmt: skip
-    largest = max(point.megabytes for point in points)
-    for i, point in enumerate(points):
-        colour = SERIES[i % len(SERIES)]
-        y = bottom if point.accuracy is None else point.accuracy
-        inside = PAPER if point.accuracy is None else colour
-        axes.scatter(point.milliseconds, y, s=260 * point.megabytes / largest, marker=MARKERS[i % len(MARKERS)], zorder=2,
-                     facecolors=inside, edgecolors=colour, linewidths=1.4, clip_on=False)  # fmt: skip
+def pareto(points: Sequence[Point | None], say: Wording) -> str:
+    """Accuracy against time; area is the model's size. None keeps the colour of one unmeasured."""
+    figure, axes = _canvas(WIDTH, 2.8)
+    measured = [point for point in points if point]
+    front = pareto_front(measured)
+    line = {"drawstyle": "steps-post", "linestyle": DASHED, "linewidth": 1, "color": MUTED}
+    axes.plot([p.milliseconds for p in front], [p.accuracy for p in front], zorder=1, **line)
+    largest = max(point.megabytes for point in measured)
+    for index, point in enumerate(points):
+        if point is None:
+            continue
+        look, place = _look(index), (point.milliseconds, point.accuracy)
+        axes.scatter(*place, s=260 * point.megabytes / largest, zorder=2, **look)
         note = say.plain("point", name=point.name, megabytes=say.number(point.megabytes, 0))
-        axes.annotate(
-            note,
-            (point.milliseconds, y),
-            xytext=(0, 11),
-            textcoords="offset points",
-            ha="center",
-            fontsize=7.5,
-        )
-    times = [point.milliseconds for point in points]
-    axes.set(
-        xlabel=say.plain("milliseconds"),
-        ylabel=say.plain("accuracy_percent"),
-        ylim=(bottom, top),
-        xlim=(0, max(times) * 1.2),
-    )
-    axes.tick_params(axis="x", pad=9)
-    _ticks(axes, say, x=0, y=0 if room > 4 else 1)
-    axes.set_yticks(
-        [
-            tick
-            for tick in axes.get_yticks()
-            if measured and bottom + 0.3 * room * hollow <= tick <= top
-        ]
-    )
-    return _svg(figure, "pareto", say.plain("chart_pareto"))
+        axes.annotate(note, place, (0, 11), textcoords="offset points", ha="center")
+    axes.set(xlabel=say.plain("milliseconds"), ylabel=say.plain("accuracy_percent"))
+    low, high = (limit(point.accuracy for point in measured) for limit in (min, max))
+    room = max(high - low, 1.0)
+    axes.set(ylim=(low - 0.3 * room, high + 0.4 * room))
+    axes.set(xlim=(0, 1.25 * max(point.milliseconds for point in measured)))
+    _ticks(axes, say, y=0 if room > 4 else 1)
+    return _svg(figure, "pareto", say.plain("size"))
 
 
-def _canvas(
-    name: str, width: float, height: float, rows: tuple[float, ...] = ()
-) -> tuple["Figure", Any]:
+def _look(index: int) -> dict[str, Any]:
+    return {"color": SERIES[index % len(SERIES)], "marker": MARKERS[index % len(MARKERS)]}
+
+
+def _canvas(width: float, height: float, rows: tuple[float, ...] = (1,)) -> tuple["Figure", Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(
-        len(rows), 1, sharex=True, height_ratios=rows
-    ) if rows else figure.subplots()
+    return figure, figure.subplots(len(rows), 1, sharex=True, height_ratios=rows)
 
 
 def _ticks(axes: "Axes", say: Wording, x: int = 0, y: int = 0) -> None:
-    """Write the numbers on the axes as the language does, with so many decimals; with none, ticks are whole numbers."""
-    from matplotlib.ticker import MaxNLocator
+    """Write numbers on the axes as the language does, with so many decimals; 0: whole numbers."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    for axis, digits in (
-        (axes.xaxis, x),
-        (axes.yaxis, y) if axes.get_ylabel() else (axes.xaxis, x),
-    ):
-        axis.set_major_formatter(functools.partial(_tick, say, digits))
-        if not digits:
-            axis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True))
-
-
-def _tick(say: Wording, digits: int, value: float, position: int | None = None) -> str:
-    """A number on an axis; matplotlib also gives its position."""
-    return say.number(value, digits)
+    for axis, digits in ((axes.xaxis, x), (axes.yaxis, y)):
+        if axis.get_label_text() or axis is axes.xaxis:  # else its ticks are words
+            write = functools.partial(lambda digits, value, _: say.number(value, digits), digits)
+            axis.set_major_formatter(FuncFormatter(write))
+            if not digits:
+                axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
 
 
 def _svg(figure: "Figure", name: str, title: str) -> str:
@@ -272,15 +200,13 @@ def _svg(figure: "Figure", name: str, title: str) -> str:
 
     file = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name}):
-        figure.savefig(
-            file, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
-        )
+        metadata = {"Date": None, "Creator": None}
+        figure.savefig(file, format="svg", transparent=True, metadata=metadata)
     text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(
-        r' id="[\w.]+_\d+"', "", text
-    )  # figure_1, text_7: not unique in a page with several charts, and nothing uses them
+    # figure_1, text_7: not unique in a page with several charts, and nothing uses them.
+    text = re.sub(r' id="[\w.]+_\d+"', "", text)
     text = re.sub(r" font-family: [^;\"]*;?", "", text)
     text = re.sub(r"#0[1-5]0[1-5]0\d", lambda colour: f"var({VARIABLES[colour[0]]})", text)
     text = re.sub(r"\s*\n\s*", " ", text)

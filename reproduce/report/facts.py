@@ -1,325 +1,298 @@
-"""All that the report shows, in no language."""
+"""All that the report shows, in no language: read once, from the files that the stages wrote."""
 
+import hashlib
 import itertools
 import statistics
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reproduce.files import UserError, read_json
-from reproduce.params import PARAMS, read_experiment, read_yaml, validate
+from reproduce.inputs.catalog import Dataset, on_the_hub, read_dataset, read_model
+from reproduce.inputs.sentences import read_tsv
+from reproduce.params import PARAMS, Finetune, read_yaml, validate
 from reproduce.report.analysis import (
-    BINS,
+    Calibration,
     Point,
     agreement,
-    by_kind,
-    by_length,
     calibration,
-    kinds,
-    pareto_front,
-    read_predictions,
+    share,
     worst_errors,
 )
-from reproduce.report.card import read_run
-from reproduce.verdict.published import PUBLISHED, Claims, Published
-from reproduce.verdict.runs import percent
-from reproduce.verdict.statistics import wilson
+from reproduce.training.recipe import read_recipe
+from reproduce.verdict.published import PUBLISHED, Published
+from reproduce.verdict.runs import NotRun, Run, read_export, read_runs, recipe_of, split_of
 
 if TYPE_CHECKING:
-    pass
+    import numpy as np
 
-NO_BREAK_HYPHEN = "\N{NON-BREAKING HYPHEN}"
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+SENTENCES = Path("data/raw/validation.tsv")
 
 
-ERRORS = 20  # worst errors shown
+@dataclass(frozen=True)
+class Model:
+    """One model: its recipe, its runs, and what is there beside them."""
+
+    name: str
+    source: str
+    recipe: Finetune
+    published: float | None
+    runs: list[Run]
+    missing: list[NotRun]
+    curves: "dict[int, Array]"  # by seed, shape (points, 2): step, loss
+    environments: dict[int, dict[str, Any]]  # by seed
+    export: dict[str, Any] | None
+    confidence: float  # of intervals, 0 to 1
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds that ran."""
+        return [run.seed for run in self.runs]
+
+    @property
+    def median(self) -> float | None:
+        """The median score over seeds; None where there is none."""
+        scores = [run.score for run in self.runs if run.score is not None]
+        return statistics.median(scores) if scores else None
+
+    @property
+    def intervals(self) -> dict[int, tuple[float, float] | None]:
+        """By seed, the interval of an accuracy over sentences."""
+        accuracy = bool(self.runs) and self.runs[0].metrics[0] == "accuracy"
+        return {
+            run.seed: share(self.correct[i : i + 1], self.confidence).interval if accuracy else None
+            for i, run in enumerate(self.runs)
+        }
+
+    @cached_property
+    def predicted(self) -> "Array":
+        """What each run answered, shape (seeds, n)."""
+        import numpy as np
+
+        return np.stack([run.validation.predicted for run in self.runs])
+
+    @cached_property
+    def correct(self) -> "Array":
+        """Which sentences each run gets right: bool, shape (seeds, n)."""
+        return self.predicted == self.runs[0].validation.labels
+
+    @cached_property
+    def probability(self) -> "Array":
+        """The probability of each run's answer, 0 to 1, shape (seeds, n)."""
+        import numpy as np
+        from scipy.special import softmax
+
+        logits = np.stack([run.validation.logits for run in self.runs]).astype(float)
+        return softmax(logits, axis=2).max(axis=2)  # type: ignore[no-any-return]
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """Of all runs together."""
+        return calibration(self.probability, self.correct, self.confidence)
+
+    @property
+    def confusion(self) -> list[list[int]]:
+        """Counts by label (rows) and answer (columns), the runs added up."""
+        tables = [run.measured["confusion"] for run in self.runs]
+        names = self.runs[0].labels
+        return [[sum(table[true][guess] for table in tables) for guess in names] for true in names]
+
+    @property
+    def curve(self) -> "tuple[str, Array] | None":
+        """Name, and step and loss of each seed at the steps that all have; None without a curve."""
+        import numpy as np
+
+        if not self.curves:
+            return None
+        curves = list(self.curves.values())
+        steps = sorted(set.intersection(*(set(curve[:, 0]) for curve in curves)))
+        losses = (curve[np.isin(curve[:, 0], steps), 1] for curve in curves)
+        return self.name, np.column_stack([steps, *losses])
 
 
-def gather() -> dict[str, Any]:
-    """All that the pages show, in no language: read from params.yaml, published.yaml and what the other stages wrote.
+@dataclass(frozen=True)
+class Mistake:
+    """A sentence that is often answered wrongly; `wrong` a model: (wrong runs, all runs)."""
+
+    text: str
+    label: str
+    answer: str
+    probability: float
+    wrong: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All of it. What a stage wrote is as it wrote it, None if it is not there."""
+
+    params: dict[str, Any]
+    split: str  # "validation", or "held out of train"
+    dataset: Dataset
+    published: Published
+    claims: dict[str, Any]
+    error_rates: dict[str, Any] | None
+    speed: dict[str, Any] | None
+    reference: dict[str, Any] | None
+    models: list[Model]
+    texts: list[str] | None  # of the sentences that the runs answered
+
+    @property
+    def ran(self) -> list[Model]:
+        """The models that have a run."""
+        return [model for model in self.models if model.runs]
+
+    @property
+    def shown(self) -> Model:
+        """The model whose errors are shown: the student if it ran."""
+        student = self.params["compare"]["student"]
+        return min(self.ran, key=lambda model: model.name != student)
+
+    @cached_property
+    def errors(self) -> list[Mistake]:
+        """What the model shown gets wrong, worst first, and how many runs of each model do."""
+        names, labels = self.dataset.labels, self.shown.runs[0].validation.labels
+        wrong = {model.name: (~model.correct).sum(axis=0) for model in self.ran}
+        return [
+            Mistake(
+                (self.texts or [])[row].replace("\t", " | "),
+                names[labels[row]],
+                names[answer],
+                sure,
+                [(int(wrong[model.name][row]), len(model.runs)) for model in self.ran],
+            )
+            for row, sure, answer in worst_errors(
+                labels, self.shown.predicted, self.shown.probability
+            )
+        ]
+
+    @cached_property
+    def agreement(self) -> list[tuple[str, int, float, float]]:
+        """Of each two models: names, pairs of runs, and means over these: same in %, kappa."""
+        rows = []
+        for one, other in itertools.combinations_with_replacement(self.ran, 2):
+            same_model = one is other
+            pairs = list(
+                itertools.combinations(one.predicted, 2)
+                if same_model
+                else itertools.product(one.predicted, other.predicted)
+            )
+            if pairs:
+                columns = zip(*(agreement(*pair) for pair in pairs), strict=True)
+                same, kappa = (statistics.mean(column) for column in columns)
+                rows.append((f"{one.name} – {other.name}", len(pairs), 100 * same, kappa))
+        return rows
+
+    @property
+    def points(self) -> list[Point | None]:
+        """A model's accuracy, time and size, None where one was not measured."""
+        speed = self.speed or {"models": {}}
+        points: list[Point | None] = []
+        for model in self.models:
+            found = speed["models"].get(model.name)
+            if found is None or model.median is None:
+                points.append(None)
+                continue
+            milliseconds = 1000 * found["seconds"] / speed["sentences"]
+            points.append(Point(model.name, model.median, milliseconds, found["bytes"] / 1e6))
+        return points
+
+
+def read_facts() -> Facts:
+    """Read params.yaml, catalog.yaml, published.yaml and what the other stages wrote.
 
     Raises:
-        UserError: a file is missing, or two files are not of the same runs.
+        UserError: metrics/claims.json is missing or of another experiment, or a file is damaged.
     """
-    experiment, params = read_experiment(), read_yaml(PARAMS)
+    params = read_yaml(PARAMS)
+    claims, split = read_optional("metrics/claims.json", "dvc repro compare"), split_of(params)
+    wanted = (params["dataset"], split)
+    if claims is None or (claims["dataset"], claims["split"]) != wanted:
+        raise UserError(
+            f"metrics/claims.json is missing or of another experiment; expected "
+            f"{', '.join(wanted)}. Run `dvc repro compare`."
+        )
     published = validate(Published, read_yaml(PUBLISHED), f"{PUBLISHED}:")
-    catalog = read_yaml(Path("catalog.yaml"))
-    dataset = catalog["datasets"][experiment.dataset]
-    split = "held out of train" if params["selection"]["holdout"] > 0 else "validation"
-    claims = read_result("metrics/claims.json", "dvc repro compare")
-    accuracy = read_result("metrics/accuracy.json", "dvc repro compare")
-    speed = (
-        read_result("metrics/speed.json", "dvc repro benchmark")
-        if Path("metrics/speed.json").exists()
-        else None
+    dataset = read_dataset(params["dataset"])
+    models = [
+        read_model_facts(name, list(runs.values()), params, published)
+        for name, runs in read_runs(params).items()
+    ]
+    first = next((model.runs[0] for model in models if model.runs), None)
+    return Facts(
+        params=params,
+        split=split,
+        dataset=dataset,
+        published=published,
+        claims=claims,
+        error_rates=read_optional("benchmarks/results/verdicts.json", "git checkout benchmarks"),
+        speed=read_optional("metrics/speed.json", "dvc repro benchmark"),
+        reference=read_optional("metrics/reference.json", "dvc repro reference"),
+        models=models,
+        texts=read_texts(first.sentences, dataset) if first else None,
     )
-    for path, data in (("metrics/claims.json", claims), ("metrics/accuracy.json", accuracy)):
-        if (data["dataset"], data["split"]) != (experiment.dataset, split):
-            wanted = f"{experiment.dataset}, {split}"
-            raise UserError(
-                f"{path} is of {data['dataset']}, {data['split']}; params.yaml asks for {wanted}. Run `dvc repro compare`."
-            )
-    confidence = claims["confidence"]
-    models = []
-    for style, name in enumerate(experiment.models):
-        runs = {
-            seed: gather_run(name, seed, experiment.dataset, split, confidence)
-            for seed in experiment.seeds
-        }
-        settings = {
-            **params["finetune"],
-            **params["tasks"][experiment.dataset],
-            **params["overrides"][name],
-        }
-        source = next((s for s in catalog["models"][name]["sources"] if "hub" in s), None)
-        size = (speed or {"models": {}})["models"].get(name)
-        row = published.row(name, experiment.dataset, split)
-        models.append({"name": name, "style": style, "settings": settings, "source": source, "speed": size,
-                       "published": row.score if row else None, **gather_model(runs, confidence)})  # fmt: skip
-    ran = [model for model in models if model["runs"]]
-    shown = next(
-        (m for m in ran if m["name"] == params["compare"]["student"]), ran[0] if ran else None
-    )
-    points = [Point(m["name"], m["median"], 1000 * m["speed"]["seconds"] / speed["sentences"], m["speed"]["bytes"] / 1e6)
-              for m in models if speed and m["speed"]]  # fmt: skip
-    return {
-        "dataset": experiment.dataset,
-        "split": split,
-        "title": published.titles.get(experiment.dataset, experiment.dataset).replace(
-            "-", NO_BREAK_HYPHEN
-        ),
-        "seeds": list(experiment.seeds),
-        "labels": dataset["labels"],
-        "data_source": next((s for s in dataset["sources"] if "hub" in s), None),
-        "train_rows": params["selection"]["train"]
-        or dataset["train"]["rows"] - params["selection"]["holdout"],
-        "max_length": params["tokenize"]["max_length"],
-        "confidence": 100 * confidence,
-        "teacher": params["compare"]["teacher"],
-        "student": params["compare"]["student"],
-        "metric": ran[0]["runs"][0]["metrics"]["metric"] if ran else "accuracy",
-        "sentences": accuracy["sentences"],
-        "claims": {
-            name: claims["claims"][name]
-            for name in (*Claims.model_fields, *claims["claims"])
-            if name in claims["claims"]
-        },
-        "paired": claims["paired"],
-        "majority": claims["majority_class"]
-        if isinstance(claims["majority_class"], dict)
-        else None,
-        "models": models,
-        "ran": ran,
-        "table3": published.table3,
-        "speed": speed,
-        "points": points,
-        "exported": {
-            model["name"]: gather_export(model["name"], experiment.seeds[0], experiment.dataset)
-            for model in models
-        },
-        "front": [point.name for point in pareto_front(points)],
-        "agreement": gather_agreement(ran),
-        "shown": shown,
-        "errors": gather_errors(shown, ran),
-        "bins": BINS,
-        "environments": gather_environments(ran),
-        "not_deterministic": sorted(
-            {
-                name
-                for m in ran
-                for run in m["runs"]
-                for name in run["environment"]["not_deterministic"]
-            }
-        ),
-    }
 
 
-def read_result(path: str, command: str) -> dict[str, Any]:
-    """A JSON object that another stage wrote; `UserError` with the command that writes it."""
-    remedy = f"Run `{command}`."
+def read_model_facts(
+    name: str, runs: list[Run | NotRun], params: dict[str, Any], published: Published
+) -> Model:
+    """What is there of one model. Curves and environments are those of today's recipe."""
+    done = [run for run in runs if isinstance(run, Run)]
+    source = on_the_hub(read_model(name).sources)
+    row = published.row(name, params["dataset"], split_of(params))
+    environments, curves = {}, {}
+    for run in done:
+        about = read_optional(f"environment/{run.name}.json", f"dvc repro finetune@{run.name}")
+        if about and about.get("recipe") == run.recipe:
+            environments[run.seed] = about
+            if (curve := read_curve(run.name)) is not None:
+                curves[run.seed] = curve
+    export = read_export(name, params["seeds"][0], recipe_of(params, name, params["seeds"][0]))
+    return Model(
+        name=name,
+        source=f"{source.hub} @ {(source.revision or '')[:8]}" if source else "–",
+        recipe=read_recipe(name, params),
+        published=row.score if row and done and row.metric == done[0].metrics[0] else None,
+        runs=done,
+        missing=[run for run in runs if isinstance(run, NotRun)],
+        curves=curves,
+        environments=environments,
+        export=None if isinstance(export, NotRun) else export,
+        confidence=params["compare"]["confidence"],
+    )
+
+
+def read_optional(path: str, command: str) -> dict[str, Any] | None:
+    """A JSON object that a stage wrote; None if it is not there."""
     try:
-        data = read_json(Path(path), remedy)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing. {remedy}") from error
+        data = read_json(Path(path), f"Run `{command}`.")
+    except FileNotFoundError:
+        return None
     if not isinstance(data, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(data).__name__}. {remedy}")
+        raise UserError(f"{path}: expected a JSON object, found {data!r:.40}. Run `{command}`.")
     return data
 
 
-def gather_run(
-    model: str, seed: int, dataset: str, split: str, confidence: float
-) -> dict[str, Any] | None:
-    """One run: metrics, predictions, training curve, environment; None if it was not run.
-
-    Raises:
-        UserError: it was evaluated, but one of its other files is missing or of another run.
-    """
-    metrics = read_run(model, seed, dataset, split)
-    if metrics is None:
-        return None
-    run = f"{model}-{seed}"
-    remedy = f"Run `dvc pull` or `dvc repro evaluate@{run}`."
-    table = read_predictions(Path("predictions") / f"{run}.csv", remedy)
-    classifies = "probability" in table
-    correct = int((table["label"] == table["predicted"]).sum())
-    if len(table) != metrics["n"] or (classifies and correct != metrics["correct"]):
-        said = f"{metrics.get('correct')} of {metrics['n']}"
-        raise UserError(
-            f"predictions/{run}.csv has {correct} of {len(table)} right, metrics/runs/{run}.json {said}. {remedy}"
-        )
-    low, high = (
-        wilson(correct, len(table), confidence) if metrics["metric"] == "accuracy" else (None, None)
-    )
-    return {
-        "seed": seed,
-        "value": percent(metrics),
-        "low": None if low is None else 100 * low,
-        "high": None if high is None else 100 * high,
-        "metrics": metrics,
-        "table": table,
-        "ece": calibration(table)["ece"] if classifies else None,
-        "curve": read_curve(Path("plots/curves") / run / "plots/metrics/loss.tsv", run),
-        "environment": read_result(f"environment/{run}.json", f"dvc repro finetune@{run}"),
-    }
-
-
-def gather_export(model: str, seed: int, dataset: str) -> dict[str, Any] | None:
-    """What `stages.export` found of the exported forms of one run; None if it was not exported."""
-    path = f"metrics/export/{model}-{seed}.json"
-    if not Path(path).exists():
-        return None
-    found = read_result(path, f"dvc repro export@{model}")
-    if found.get("dataset") != dataset:
-        raise UserError(
-            f"{path} is of {found.get('dataset')}; params.yaml asks for {dataset}. Run `dvc repro export@{model}`."
-        )
-    return found
-
-
-def read_curve(path: Path, run: str) -> dict[str, list[float]]:
-    """The training loss that DVCLive wrote: {"step", "loss"}."""
+def read_curve(run: str) -> "Array | None":
+    """The training loss that DVCLive wrote, shape (points, 2): step, loss; None if not there."""
     import pandas as pd
 
+    path = Path(f"curves/{run}.tsv")
     try:
-        table = pd.read_csv(path, sep="\t")
-        return {"step": table["step"].tolist(), "loss": table["loss"].astype(float).tolist()}
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{path}: {' '.join(str(error).split())}. Run `dvc pull` or `dvc repro finetune@{run}`."
-        ) from error
+        return pd.read_csv(path, sep="\t")[["step", "loss"]].to_numpy(float)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: {reason}. Run `dvc repro finetune@{run}`.") from error
 
 
-def gather_model(by_seed: dict[int, dict[str, Any] | None], confidence: float) -> dict[str, Any]:
-    """What one model's runs say together. An entry is None without a run, or where it needs a classifier."""
-    import pandas as pd
-
-    runs = [run for run in by_seed.values() if run]
-    tables = [run["table"] for run in runs]
-    classifies = bool(tables) and "probability" in tables[0]
-    confusion = None
-    if classifies and all("confusion" in run["metrics"] for run in runs):
-        first = runs[0]["metrics"]["confusion"]
-        confusion = {
-            true: {
-                guess: sum(run["metrics"]["confusion"][true][guess] for run in runs)
-                for guess in first
-            }
-            for true in first
-        }
-    return {
-        "seeds": by_seed,
-        "runs": runs,
-        "median": statistics.median(run["value"] for run in runs) if runs else None,
-        "confusion": confusion,
-        "hardest": hardest(confusion) if confusion else None,
-        "calibration": calibration(pd.concat(tables)) if classifies else None,
-        "lengths": by_length(tables, confidence) if classifies else None,
-        "kinds": by_kind(tables, confidence) if classifies else None,
-    }
-
-
-def hardest(confusion: dict[str, dict[str, int]]) -> dict[str, Any]:
-    """The class with the largest share of wrong answers: {"label", "share" (percent)}."""
-    shares = {
-        label: 100 * (1 - row[label] / sum(row.values()))
-        for label, row in confusion.items()
-        if sum(row.values())
-    }
-    label = max(shares, key=lambda name: shares[name])
-    return {"label": label, "share": shares[label]}
-
-
-def gather_agreement(ran: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each pair of models, and each model with itself, the mean agreement over all pairs of two different runs."""
-    rows = []
-    for first, second in itertools.combinations_with_replacement(
-        [m for m in ran if m["calibration"]], 2
-    ):
-        same_model = first is second
-        pairs = list(
-            itertools.combinations(first["runs"], 2)
-            if same_model
-            else itertools.product(first["runs"], second["runs"])
-        )
-        if pairs:
-            found = [agreement(one["table"], other["table"]) for one, other in pairs]
-            same, kappa = (statistics.mean(values) for values in zip(*found, strict=True))
-            rows.append(
-                {
-                    "first": first["name"],
-                    "second": second["name"],
-                    "pairs": len(pairs),
-                    "same": 100 * same,
-                    "kappa": kappa,
-                }
-            )
-    return rows
-
-
-def gather_environments(ran: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the trainings ran on: a model's runs on the same machine and software together."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for name, run in ((model["name"], run) for model in ran for run in model["runs"]):
-        found = run["environment"]
-        software = ", ".join(
-            [
-                "Python " + found["python"],
-                *(f"{name} {found['packages'][name]}" for name in ("torch", "transformers")),
-            ]
-        )
-        commit = (found["git_commit"] or "\N{EN DASH}")[:8] + ("+" if found["git_dirty"] else "")
-        key = (
-            name,
-            found["gpu"] or found["cpu"],
-            found["precision"],
-            found["steps"],
-            software,
-            commit,
-        )
-        groups.setdefault(key, []).append(run)
-    names = ("model", "device", "precision", "steps", "software", "commit")
-    return [
-        {
-            **dict(zip(names, key, strict=True)),
-            "seeds": [run["seed"] for run in runs],
-            "minutes": [run["environment"]["seconds"] / 60 for run in runs],
-            "memory": [run["environment"]["peak_memory_mb"] for run in runs],
-        }
-        for key, runs in groups.items()
-    ]
-
-
-def gather_errors(shown: dict[str, Any] | None, ran: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The worst errors of one model, each with its kinds and with how many runs of every model get it wrong."""
-    if not shown or not shown["calibration"]:
-        return []
-    errors = worst_errors([run["table"] for run in shown["runs"]], ERRORS)
-    for error in errors:
-        rows = {
-            model["name"]: [run["table"].iloc[error["place"]] for run in model["runs"]]
-            for model in ran
-        }
-        error["by_model"] = {
-            name: (sum(row["label"] != row["predicted"] for row in found), len(found))
-            for name, found in rows.items()
-        }
-        error["kinds"] = kinds(error["text"])
-    return errors
+def read_texts(sha256: str, dataset: Dataset) -> list[str] | None:
+    """The sentences that the runs answered; None where data/raw is not there, or holds others."""
+    if not SENTENCES.is_file():
+        return None
+    if hashlib.sha256(SENTENCES.read_bytes()).hexdigest() != sha256:
+        return None
+    return read_tsv(SENTENCES, dataset.label_values, dataset.columns)[0]

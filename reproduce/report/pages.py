@@ -1,0 +1,290 @@
+"""The pages of one language: its charts, and what is put together from texts and facts."""
+
+import itertools
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from reproduce.inputs.catalog import on_the_hub
+from reproduce.params import read_yaml
+from reproduce.report import charts
+from reproduce.report.analysis import BINS, by_kind, by_length, share
+from reproduce.report.charts import Dot, Dots
+from reproduce.report.facts import Facts, Model
+from reproduce.report.wording import LANGUAGES, TEXTS, Wording
+
+PAGES = ("report", "slides")
+VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not run")
+# The stages of dvc.yaml; those that do not wait for each other stand together.
+STAGES = (
+    ("check",),
+    ("download_dataset", "download_tokenizer", "download_weights"),
+    ("tokenize",),
+    ("finetune",),
+    ("evaluate",),
+    ("export", "benchmark"),
+    ("compare",),
+    ("report",),
+)
+COMMANDS = {
+    "make repro": "reproduce_all",
+    "make demo": "reproduce_demo",
+    "dvc repro -s report": "reproduce_report",
+    "make verify STAGE=finetune@{run}": "reproduce_verify",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart and what stands below it."""
+
+    svg: Any
+    caption: str
+
+
+def render(facts: Facts) -> dict[str, str]:
+    """Every page in every language: HTML by file name."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader, options = FileSystemLoader(TEXTS.parent), {"trim_blocks": True, "lstrip_blocks": True}
+    templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **options)
+    template, texts, pages = templates.get_template("page.html.jinja"), read_yaml(TEXTS), {}
+    for say in (Wording(texts, language) for language in LANGUAGES):
+        (other,) = set(LANGUAGES) - {say.language}
+        drawn = {"facts": facts, "figures": draw(facts, say), "words": compose(facts, say)}
+        for page in PAGES:
+            beside = {name: file_name(name, say.language) for name in PAGES if name != page}
+            links = {"other": file_name(page, other), "tag": LANGUAGES[other], "pages": beside}
+            html = template.render(drawn, page=page, links=links, say=say, n=say.number)
+            numbers = itertools.count(1)
+            pages[file_name(page, say.language)] = re.sub(
+                "<figcaption>",
+                lambda tag, n=numbers, say=say: f"{tag[0]}<b>{say('figure', n=next(n))}</b> ",
+                html,
+            )
+    return pages
+
+
+def file_name(page: str, language: str) -> str:
+    """The page's file in report/: English has no tag in its name."""
+    return f"{page}.html" if language == "en" else f"{page}.{LANGUAGES[language]}.html"
+
+
+def draw(facts: Facts, say: Wording) -> dict[str, Figure]:
+    """The charts by name; one that would have nothing to show is left out."""
+    from markupsafe import Markup
+
+    figures: dict[str, Figure] = {}
+    level = say.short(100 * facts.params["compare"]["confidence"])
+
+    def add(name: str, svg: str, caption: str = "", **values: Any) -> None:
+        text = say(f"caption_{caption or name}", **values)
+        figures[name] = Figure(Markup(svg), text)  # noqa: S704 (charts.py escapes what it writes)
+
+    with charts.style():
+        if count := sum(len(model.curves) for model in facts.ran):
+            svg = charts.curves([model.curve for model in facts.models], say)
+            add("curves", svg, every=facts.models[0].recipe.log_every, n=count)
+        if facts.ran:
+            rows, metric = [seed_rows(model, say) for model in facts.models], score_name(facts, say)
+            n, runs = facts.ran[0].correct.shape[1], sum(len(model.runs) for model in facts.ran)
+            values = {"metric": metric, "sentences": n, "confidence": level, "runs": runs}
+            add("scores", charts.dots("scores", rows, metric, say), **values)
+        for index, model in enumerate(facts.models):
+            if model.runs and facts.dataset.labels:
+                svg = charts.reliability(model.name, index, model.calibration, say)
+                values = {"name": model.name, "bins": BINS, "n": model.correct.size}
+                add(f"reliability-{model.name}", svg, "reliability", **values)
+        if facts.ran and facts.dataset.labels and facts.texts is not None:
+            for name in ("lengths", "kinds"):
+                rows = group_rows(facts, name, say)
+                add(name, charts.dots(name, rows, say.plain("accuracy_percent"), say))
+        if any(facts.points):
+            add("pareto", charts.pareto(facts.points, say), n=sum(map(bool, facts.points)))
+    return figures
+
+
+def score_name(facts: Facts, say: Wording) -> str:
+    """The headline metric on an axis."""
+    metric = facts.dataset.metrics[0]
+    return say.plain("accuracy_percent") if metric == "accuracy" else f"{metric} × 100"
+
+
+def seed_rows(model: Model, say: Wording) -> Dots:
+    """A model's rows in the chart of results by seed; a seed has one colour in all models."""
+    scores = {run.seed: run.score for run in model.runs}
+    seeds = sorted([*scores, *(int(run.name.rpartition("-")[2]) for run in model.missing)])
+    rows = [
+        Dot(say.seeds([seed]), index, scores.get(seed), model.intervals.get(seed))
+        for index, seed in enumerate(seeds)
+    ]
+    return Dots(model.name, rows, model.median if len(scores) > 1 else None, model.published)
+
+
+def group_rows(facts: Facts, part: str, say: Wording) -> list[Dots]:
+    """The models side by side in each group of sentences that is not empty."""
+    texts, groups = facts.texts or [], []
+    if part == "kinds":
+        groups = [(say.plain(name), inside) for name, inside in by_kind(texts)]
+    else:
+        for low, high, inside in by_length(texts):
+            key = "words_or_more" if high is None else "words_between"
+            groups.append((say.plain(key, low=low, high=high), inside))
+    rows = []
+    for name, inside in groups:
+        if n := int(inside.sum()):
+            dots = []
+            for index, model in enumerate(facts.models):
+                if model.runs:
+                    found = share(model.correct[:, inside], model.confidence)
+                    dots.append(Dot(model.name, index, found.value, found.interval))
+            rows.append(Dots(say.plain("group_size", name=name, n=n), dots))
+    return rows
+
+
+def compose(facts: Facts, say: Wording) -> dict[str, Any]:
+    """What the template shows that is put together from texts and facts."""
+    claims, compare = facts.claims["claims"], facts.params["compare"]
+    verdicts = [claim["verdict"] for claim in claims.values()]
+    counts = {name.replace(" ", "_"): verdicts.count(name) for name in VERDICTS}
+    each = (f"{model.name} {say('of', part=len(model.runs), all=len(facts.params['seeds']))}"
+            for model in facts.models)  # fmt: skip
+    task = facts.published.titles.get(facts.params["dataset"], facts.params["dataset"])
+    remarks, rules = [], {}
+    for number, claim in enumerate(claims.values(), start=1):
+        remarks += [f"{number}. {say.statement(remark)}" for remark in claim["remarks"]]
+        rules.setdefault(say.statement(claim["rule_text"]), []).append(str(number))
+    run = f"{facts.models[0].name}-{facts.params['seeds'][0]}"
+    return {
+        "task": task,
+        "verdicts": say("verdict_summary", total=len(verdicts), **counts),
+        "verdict": {name.replace(" ", "_"): say(f"claim_{name}") for name in VERDICTS},
+        "runs": say("runs_summary", models=", ".join(each)),
+        "remarks": remarks,
+        "rules": [f"{', '.join(numbers)}: {rule}" for rule, numbers in rules.items()],
+        "student": compare["student"],
+        "teacher": compare["teacher"],
+        "score": score_name(facts, say),
+        "confidence": say.short(100 * compare["confidence"]),
+        "lacking": lacking_parts(facts, say),
+        "setting": setting(facts, task, say),
+        "scores": [text for model in facts.ran for text in score_texts(facts, model, say)],
+        "curves": curve_texts(facts, say),
+        "calibration": calibration_texts(facts, say),
+        "size": size_texts(facts, say),
+        "reference": reference_text(facts, say),
+        "environment": environment_texts(facts, say),
+        "limits": limits(facts, task, say),
+        "stages": STAGES,
+        "commands": {command.format(run=run): text for command, text in COMMANDS.items()},
+    }
+
+
+def lacking_parts(facts: Facts, say: Wording) -> dict[str, str]:
+    """By part of the report, in order, why it has nothing to show; "" where it has."""
+    ran = "" if facts.ran else say("nothing_ran")
+    classes = ran or ("" if facts.dataset.labels else say("no_classes"))
+    texts = classes or ("" if facts.texts is not None else say("no_sentences"))
+    parts = {"claims": "", "rules": "", "paired": "", "setting": "", "scores": ran, "curves": ran}
+    if not ran and not any(model.curves for model in facts.ran):
+        parts["curves"] = curve_texts(facts, say)[0]
+    parts |= {"confusion": classes, "calibration": classes, "groups": texts, "errors": texts}
+    if not texts and not facts.errors:
+        parts["errors"] = say("no_errors", name=facts.shown.name)
+    parts["agreement"] = classes or ("" if facts.agreement else say("agreement_none"))
+    parts["size"] = "" if facts.speed else say("no_speed")
+    return parts | {"exported": "", "reference": "", "environment": ran, "limits": ""}
+
+
+def setting(facts: Facts, task: str, say: Wording) -> list[str]:
+    """What is asked, and how it is measured."""
+    source, selection = on_the_hub(facts.dataset.sources), facts.params["selection"]
+    name = source.hub if source else facts.params["dataset"]
+    rows = facts.dataset.train.rows or 0
+    train, n = selection["train"] or rows - selection["holdout"], selection["holdout"]
+    key, n = ("held_out", n) if n else ("validation", facts.dataset.validation.rows or 0)
+    texts = [say("question", task=task), say(key, dataset=name, train=train, n=n)]
+    if isinstance(most := facts.claims["majority_class"], dict):
+        texts.append(say("majority", label=most["label"], share=say.number(most["accuracy"], 1)))
+    tokens = facts.params["tokenize"]["max_length"]
+    return [*texts, say("selection"), say("seed_meaning", tokens=tokens)]
+
+
+def score_texts(facts: Facts, model: Model, say: Wording) -> list[str]:
+    """A model's median beside what was published, and what must be known of it."""
+    texts, median = [], model.median
+    if median is not None:
+        values = {"name": model.name, "median": say.number(median)}
+        if model.published is None:
+            texts.append(say("score_alone", **values))
+        else:
+            values["difference"] = say.number(median - model.published, sign=True)
+            texts.append(say("score_published", published=say.short(model.published), **values))
+    if undefined := [run.seed for run in model.runs if run.score is None]:
+        values = {"metric": facts.dataset.metrics[0], "seeds": say.seeds(undefined)}
+        texts.append(say("score_undefined", name=model.name, **values))
+    kinds = {run.device: [] for run in model.runs}
+    for run in model.runs:
+        kinds[run.device].append(run.seed)
+    if len(kinds) > 1:
+        devices = "; ".join(f"{kind}: {say.seeds(seeds)}" for kind, seeds in kinds.items())
+        texts.append(say("mixed_devices", name=model.name, devices=devices))
+    return texts
+
+
+def curve_texts(facts: Facts, say: Wording) -> list[str]:
+    """Where each model's curves end, and which runs have none."""
+    texts, absent = [], []
+    for model in facts.ran:
+        absent += [run.name for run in model.runs if run.seed not in model.curves]
+        if model.curves:
+            last = [float(curve[-1, 1]) for curve in model.curves.values()]
+            loss, seeds = say.interval((min(last), max(last)), 3), say.seeds(list(model.curves))
+            texts.append(say("curve_end", name=model.name, loss=loss, seeds=seeds))
+    return [*texts, say("no_curve", runs=", ".join(absent))] if absent else texts
+
+
+def calibration_texts(facts: Facts, say: Wording) -> list[str]:
+    """Who is over-confident, said only where the interval of the accuracy excludes the opposite."""
+    texts, errors = [], []
+    for model in facts.ran if facts.dataset.labels else []:
+        found = model.calibration
+        values = {"sure": say.number(found.confidence, 1)}
+        values |= {"accuracy": say.number(found.accuracy.value, 1)}
+        values |= {"interval": say.interval(found.accuracy.interval, 1)}
+        texts.append(say(found.tendency, name=model.name, **values))
+        errors.append(f"{model.name} {say.number(found.ece)}")
+    return [*texts, say("ece", values=", ".join(errors))]
+
+
+def size_texts(facts: Facts, say: Wording) -> list[str]:
+    """How size and speed were measured."""
+    if not facts.speed:
+        return []
+    machine, sentences = facts.speed["environment"], facts.speed["sentences"]
+    threads = say("threads", n=machine["threads"])
+    how = say("size_how", sentences=sentences, cpu=machine["cpu"], threads=threads)
+    return [how, say("size_compare")]
+
+
+def reference_text(facts: Facts, say: Wording) -> str:
+    """What our evaluation makes of the authors' own checkpoint."""
+    return say("not_run")
+
+
+def environment_texts(facts: Facts, say: Wording) -> list[str]:
+    """What the table of environments needs to be understood."""
+    all_runs = [about for model in facts.ran for about in model.environments.values()]
+    texts = [say("commit_plus")] if any(about["git_dirty"] for about in all_runs) else []
+    if names := sorted({name for about in all_runs for name in about["not_deterministic"]}):
+        texts.append(say("not_deterministic", names=", ".join(names)))
+    return texts
+
+
+def limits(facts: Facts, task: str, say: Wording) -> list[str]:
+    """What these pages cannot say."""
+    missing = sum(len(model.missing) for model in facts.models)
+    asked = missing + sum(len(model.runs) for model in facts.models)
+    texts = [say("limit_missing", part=missing, all=asked)] if missing else []
+    keys = ("limit_seeds", "limit_same", "limit_pins")
+    return [*texts, say("limit_task", task=task), *map(say, keys)]
