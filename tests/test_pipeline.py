@@ -51,14 +51,14 @@ def test_nothing_runs_where_nothing_that_matters_changed(copy: Repository) -> No
 @pytest.mark.parametrize(
     ("file", "change", "ran"),
     [
-        ("params.yaml", lambda p: p["compare"]["margins"].update(score=0.5), JUDGED),
+        ("published.yaml", lambda p: p["claims"]["speed"].update(margin=0.5), JUDGED),
+        ("params.yaml", lambda p: p["compare"].update(confidence=0.9), JUDGED),
         ("params.yaml", lambda p: p["overrides"]["bert"].update(epochs=1), JUDGED),
-        ("published.yaml", lambda p: p["results"].pop(), JUDGED),
         ("params.yaml", lambda p: p["benchmark"].update(passes=2), ["benchmark", *JUDGED]),
         ("params.yaml", lambda p: p["evaluate"].update(batch_size=5), ["evaluate@tiny-1"]),
         ("params.yaml", lambda p: p["export"].update(per_channel=False), ["export@tiny", *JUDGED]),
     ],
-    ids=["margin", "other model's override", "published", "benchmark", "batch", "export"],
+    ids=["margin", "confidence", "other model's override", "benchmark", "batch", "export"],
 )
 def test_a_change_runs_what_it_can_change(
     copy: Repository, file: str, change: Any, ran: list[str]
@@ -134,7 +134,7 @@ def test_a_fresh_clone_pulls_only_what_it_must_run(clone: Repository, copy: Repo
     for repository in (copy, clone):
         repository.run("dvc", "remote", "add", "--local", "-d", "store", str(remote))
     copy.run("dvc", "push", "-q", "--run-cache")
-    clone.edit("params.yaml", lambda p: p["compare"]["margins"].update(score=0.5))
+    clone.edit("params.yaml", lambda p: p["compare"].update(confidence=0.9))
     assert clone.repro("--pull", "--allow-missing") == ["check", *JUDGED]
     assert not list((clone.path / "models").rglob("*.safetensors"))
 
