@@ -20,6 +20,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ADDRESS = re.compile(r"/(?P<repo>(?:datasets/)?[^/]+/[^/]+)/resolve/(?P<commit>[^/]+)/(?P<name>.+)")
 
@@ -200,3 +202,19 @@ def serving() -> Iterator[Hub]:
             hub.closing.set()
             hub.shutdown()
             thread.join()
+
+
+def face(patch: pytest.MonkeyPatch, endpoint: str, home: Path | None = None) -> None:
+    """Turn the Hub's client of this process to `endpoint`, with a cache below `home`."""
+    from huggingface_hub import close_session, constants
+
+    close_session()  # connections to a server that is gone
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    settings: dict[str, Any] = {"ENDPOINT": endpoint, "HUGGINGFACE_CO_URL_TEMPLATE": template}
+    if home:
+        for name in ("HUB_MIRROR", "HF_TOKEN", "http_proxy", "HTTP_PROXY", "all_proxy"):
+            patch.delenv(name, raising=False)
+        settings |= {"HF_HUB_CACHE": str(home / "cache"), "HF_TOKEN_PATH": str(home / "token")}
+        settings |= {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_TELEMETRY": True}
+    for name, value in settings.items():
+        patch.setattr(constants, name, value)

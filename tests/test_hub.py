@@ -13,8 +13,21 @@ from typing import Any
 import pytest
 
 from conftest import pin
-from hub import COMMIT, Changed, Cut, Fault, Hub, Portal, Reset, Stall, Status, contents, forever
-from hub import serving as serve
+from hub import (
+    COMMIT,
+    Changed,
+    Cut,
+    Fault,
+    Hub,
+    Portal,
+    Reset,
+    Stall,
+    Status,
+    contents,
+    face,
+    forever,
+    serving,
+)
 from reproduce.files import UserError
 from reproduce.inputs.catalog import Pin, Source
 from reproduce.inputs.fetch import fetch
@@ -62,40 +75,18 @@ class Client:
 def client(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Client]:
-    from huggingface_hub import close_session, constants, file_download
+    from huggingface_hub import constants, file_download
     from huggingface_hub.utils import _http
 
-    for name in ("HUB_MIRROR", "HF_TOKEN", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
     (tmp_path / "one").mkdir()
     (tmp_path / "one/one.bin").write_bytes(DATA)
-    settings = {
-        "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_TOKEN_PATH": str(tmp_path / "token"),
-        "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_TELEMETRY": True, "DOWNLOAD_CHUNK_SIZE": 1000,
-    }  # fmt: skip
-    for name, value in settings.items():
-        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
     for module in (file_download, _http):
         monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: None))
-    close_session()
-    with serve() as hub:
+    with serving() as hub:
         hub.add("test-org/one", tmp_path / "one")
-        use(monkeypatch, hub.url)
+        face(monkeypatch, hub.url, tmp_path)
         yield Client(hub, tmp_path, capsys, {"one.bin": Pin(**pin(tmp_path / "one/one.bin"))})
-    close_session()  # connections to a server that is gone
-
-
-def use(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-
-
-def nobody(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on the Hub is not there."""
-    use(monkeypatch, "http://127.0.0.1:9")  # the port `discard`, where nobody listens
 
 
 @pytest.mark.parametrize(
@@ -198,7 +189,7 @@ def test_a_wrong_pin_costs_no_file_when_the_hub_is_away(
     right = client.files["one.bin"]
     (client.into / "one.bin").unlink()
     client.files = {"one.bin": right.model_copy(update={"sha256": "a" * 64})}
-    nobody(client, monkeypatch)
+    face(monkeypatch, "http://127.0.0.1:9")  # the port `discard`, where nobody listens
     message = client.refused()
     assert f"sha256 expected {'a' * 64}, found {right.sha256}" in message
     assert "If the cached file is the right one, correct the pin in catalog.yaml" in message
@@ -243,7 +234,7 @@ def test_the_token_goes_in_clear_text_to_this_machine_alone(
         return
     # By a name that is another machine's to us; the proxy of this test leads it here.
     monkeypatch.setenv("http_proxy", client.hub.url)
-    use(monkeypatch, "http://hub.example")
+    face(monkeypatch, "http://hub.example")
     with pytest.raises(UserError):
         client.fetch()
     assert client.hub.requests and tokens(client.hub) == {None}
@@ -256,7 +247,7 @@ def test_no_secret_is_printed(
     client: Client, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    use(monkeypatch, client.hub.url.replace("://", "://me:sesame@"))
+    face(monkeypatch, client.hub.url.replace("://", "://me:sesame@"))
     client.hub.inject("HEAD", "one.bin", forever(fault))
     message = client.refused()
     printed = client.capsys.readouterr()
