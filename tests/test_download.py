@@ -26,7 +26,6 @@ from reproduce.inputs.catalog import (
     read_dataset,
     read_entry,
     read_model,
-    read_pinned_dataset,
     write_entry,
 )
 from reproduce.inputs.fetch import bare_tokenizer, fetch
@@ -284,7 +283,6 @@ def good_catalog() -> Any:
 
 DELETE = object()
 A_PIN = {"bytes": 1, "sha256": "a" * 64}
-TOGETHER = "bytes, sha256 and rows go together: give all three, or neither bytes nor sha256"
 BAD_DATASETS: list[tuple[str, Any, str]] = [
     ("sources.0.revision", DELETE, "films.sources.0: hub and revision go together: pin the commit"),
     ("sources.0.revision", "main", "films.sources.0.revision: string should match"),
@@ -293,7 +291,7 @@ BAD_DATASETS: list[tuple[str, Any, str]] = [
     ("sources.0", {"pypi": "thing==1"}, "films.sources.0: pypi and inside go together"),
     ("sources.0", {"pypi": "thing", "inside": "x"}, "films.sources.0.pypi: string should match"),
     ("sources", [], "films.sources: empty. Name at least one."),
-    ("train.sha256", DELETE, f"films.train: {TOGETHER}"),
+    ("train.sha256", DELETE, "films.train.sha256: missing."),
     ("train.sha256", "A" * 64, "films.train.sha256: string should match pattern '^[0-9a-f]{64}$'"),
     ("train.bytes", "1", 'films.train.bytes: input should be a valid integer (found "1").'),
     ("train.file", "../x.tsv", "films.train.file: string should match pattern"),
@@ -343,10 +341,10 @@ def test_a_wrong_entry_is_named_by_its_place(
 @pytest.mark.parametrize(
     ("labels", "scale", "metrics", "message"),
     [
-        ([], [5, 0], ["pearson"], "scale goes from lowest to highest, not from 5 to 0"),
+        ([], [5, 0], ["pearson"], "scale goes from the lowest to the highest label"),
         ([], [0, 5], ["accuracy"], "metric accuracy does not fit numbers"),
         ([], [0, 5], ["spearman"], "metric spearman cannot be the headline: put pearson first"),
-        (["a", "b", "c"], None, ["f1"], "metric f1 cannot be the headline of more"),
+        (["a", "b", "c"], None, ["f1"], "metric f1 cannot be the headline of three"),
     ],
 )  # fmt: skip
 def test_a_metric_that_cannot_be_judged_is_found_before_the_training(
@@ -361,17 +359,15 @@ def test_a_metric_that_cannot_be_judged_is_found_before_the_training(
         read_dataset("films", tmp_path / "catalog.yaml")
 
 
-def test_an_unpinned_file_is_refused_where_it_would_be_used(tmp_path: Path) -> None:
-    """Rows alone are no pin: they are what someone says of the file."""
+def test_an_unpinned_dataset_is_refused(tmp_path: Path) -> None:
     data, path = good_catalog(), tmp_path / "catalog.yaml"
     for key in ("bytes", "sha256"):
         del data["datasets"]["films"]["validation"][key]
     dump_yaml(path, data)
-    assert read_dataset("films", path).validation.pin is None
     with pytest.raises(
         UserError, match=r"films\.validation has no bytes .*`make pin DATASET=films`"
     ):
-        read_pinned_dataset("films", path)
+        read_dataset("films", path)
 
 
 def test_every_entry_of_the_catalog_is_pinned_and_comes_out_of_its_file_as_it_went_in(
@@ -380,7 +376,7 @@ def test_every_entry_of_the_catalog_is_pinned_and_comes_out_of_its_file_as_it_we
     catalog = load_yaml(ROOT / "catalog.yaml")
     assert len(catalog["datasets"]) == 10 and len(catalog["models"]) == 3
     for kind, read, schema in (
-        ("datasets", read_pinned_dataset, Dataset),
+        ("datasets", read_dataset, Dataset),
         ("models", read_model, Model),
     ):
         for name in catalog[kind]:
@@ -394,7 +390,7 @@ def test_a_file_that_holds_no_entry_is_refused(tmp_path: Path, content: bytes | 
     place = tmp_path / "entry.json"
     if content is not None:
         place.write_bytes(content)
-    problem = "is missing. Run `dvc repro" if content is None else "is no entry of catalog.yaml."
+    problem = "is missing. Run `dvc repro" if content is None else "is not what the stage check"
     with pytest.raises(UserError, match=f"^{place} {problem}"):
         read_entry(place, Dataset)
 
@@ -406,9 +402,10 @@ def split_of(rows: int, md5: str | None = None) -> Split:
     return Split(file="some.tsv", bytes=1, sha256="a" * 64, rows=rows, tsv_md5=md5)
 
 
+SOME = Split(file="some.tsv", bytes=1, sha256="a" * 64)
 ONE_TEXT = Dataset(
     sources=(Source(folder="x"),), columns=("sentence",), labels=("no", "yes"),
-    metrics=("accuracy",), train=Split(file="t"), validation=Split(file="v"),
+    metrics=("accuracy",), train=SOME, validation=SOME,
 )  # fmt: skip
 PAIRS = ONE_TEXT.model_copy(update={"columns": ("one", "two")})
 NUMBERS = PAIRS.model_copy(update={"labels": (), "scale": (0.0, 5.0), "metrics": ("pearson",)})

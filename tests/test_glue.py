@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from conftest import ROOT, Here, Repository, pin, pocket_lines
-from reproduce.inputs.catalog import Pin, read_pinned_dataset
+from reproduce.inputs.catalog import Pin, read_dataset
 from reproduce.inputs.tokenized import read_tokenized
 from reproduce.params import read_yaml, validate
 from reproduce.verdict.published import Published
@@ -28,7 +28,7 @@ SCHEMAS: dict[str, tuple[list[str], list[str]]] = {
 
 @pytest.mark.parametrize("task", SCHEMAS)
 def test_an_entry_has_the_cards_columns_classes_and_files(task: str) -> None:
-    entry, (columns, classes) = read_pinned_dataset(task, ROOT / "catalog.yaml"), SCHEMAS[task]
+    entry, (columns, classes) = read_dataset(task, ROOT / "catalog.yaml"), SCHEMAS[task]
     assert list(entry.columns) == columns
     assert [name.lower() for name in entry.labels] == classes
     assert entry.sources[0].revision == "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
@@ -47,7 +47,7 @@ def test_every_dataset_has_a_recipe_and_every_published_row_its_headline_metric(
 
 @pytest.mark.mirror
 def test_the_pins_of_rte_are_those_of_the_real_files(mirror: Path) -> None:
-    for name, found in read_pinned_dataset("rte", ROOT / "catalog.yaml").pins().items():
+    for name, found in read_dataset("rte", ROOT / "catalog.yaml").pins().items():
         assert found == Pin(**pin(mirror / "datasets/nyu-mll/glue" / name))
 
 

@@ -13,10 +13,9 @@ import pytest
 from conftest import dump_yaml, load_yaml, pin
 from hub import COMMIT, Hub, contents, face, serving
 from reproduce.files import UserError
-from reproduce.inputs.catalog import read_model, read_pinned_dataset
+from reproduce.inputs.catalog import read_dataset, read_model
 from tools import pin as tool
 
-SOURCE = {"hub": "test-org/films", "revision": COMMIT}
 CATALOG = """\
 # A comment that stays.
 datasets:
@@ -84,7 +83,7 @@ def test_lines_are_added_to_the_dataset_and_none_is_changed(
         "bytes",
         "sha256",
     ]
-    entry = read_pinned_dataset("films")
+    entry = read_dataset("films")
     for split, rows in ((entry.train, 3), (entry.validation, 2)):
         found = pin(hub.files["datasets/test-org/films", split.file])
         assert ({"bytes": split.bytes, "sha256": split.sha256}, split.rows) == (found, rows)
@@ -164,7 +163,7 @@ def test_bytes_must_be_what_the_hub_states(hub: Hub, monkeypatch: pytest.MonkeyP
     blob = subprocess.check_output(["git", "hash-object", "--no-filters", path], text=True)
     hub.etags[path] = blob.strip()
     run(monkeypatch, "--dataset", "films")
-    assert read_pinned_dataset("films").train.sha256 == pin(path)["sha256"]
+    assert read_dataset("films").train.sha256 == pin(path)["sha256"]
 
 
 def test_without_the_hub_a_mirror_is_believed(
@@ -177,4 +176,4 @@ def test_without_the_hub_a_mirror_is_believed(
     place.symlink_to(tmp_path / "data")
     monkeypatch.setenv("HUB_MIRROR", str(tmp_path / "mirror"))
     run(monkeypatch, "--dataset", "films")
-    assert read_pinned_dataset("films").train.rows == 3
+    assert read_dataset("films").train.rows == 3

@@ -114,11 +114,12 @@ def test_a_pair_without_texts_is_refused(tmp_path: Path, data: bytes) -> None:
         read_tsv(write(tmp_path / "data.tsv", data), 3, PAIR)
 
 
-def test_a_missing_file_says_what_makes_it(tmp_path: Path) -> None:
+def test_a_missing_file_says_what_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"is missing\. Run `dvc repro`, which makes it"):
         read_tsv(tmp_path / "train.tsv", 2)
     with pytest.raises(UserError, match=r"is missing\. Run `dvc repro download_dataset`"):
-        read_about(tmp_path / "dataset.json")
+        read_about()
 
 
 def test_sentences_and_labels_of_unequal_number_are_refused() -> None:
