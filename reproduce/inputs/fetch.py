@@ -197,9 +197,9 @@ def _unpack(source: Source, names: Sequence[str], scratch: Path, into: Path) -> 
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
-        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        reason = errors[0] if errors else f"pip download ended with exit code {done.returncode}"
-        raise Unavailable(redact(reason))
+        lines = done.stderr.splitlines() or [f"pip ended with exit code {done.returncode}"]
+        errors = [line for line in lines if line.startswith("ERROR")]
+        raise Unavailable(redact(errors[0] if errors else lines[-1]))
     try:
         with zipfile.ZipFile(wheels[0]) as wheel:
             for name in names:

@@ -3,6 +3,7 @@
 The Hub's client resumes, retries and waits as long as a busy Hub asks; nothing here does it again.
 """
 
+import functools
 import hashlib
 import http.client
 import ipaddress
@@ -93,8 +94,13 @@ def _token() -> Literal[False] | None:
         here = address.hostname == "localhost"
     if address.scheme == "https" or here or not get_token():
         return None
-    print(f"HF_TOKEN is not sent to {redact(constants.ENDPOINT)}, which is not encrypted")
+    _say_once(f"HF_TOKEN is not sent to {redact(constants.ENDPOINT)}, which is not encrypted")
     return False
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, flush=True)
 
 
 def _reason(error: BaseException, kind: Kind, source: Source, name: str) -> str:
@@ -114,15 +120,11 @@ def _reason(error: BaseException, kind: Kind, source: Source, name: str) -> str:
     if status in (401, 403):
         place = f"{endpoint}/{'datasets/' if kind == 'dataset' else ''}{source.hub}"
         token = "the one that is set has no access" if get_token() else "none is set"
-        return (
-            f"{reason}: gated, private or not there. Accept its licence at {place} and set "
-            f"HF_TOKEN ({token}) [{endpoint}]"
-        )
-    if status == 404:
-        return (
-            f"{reason}: {name} in {kind} {source.hub} at revision {source.revision} "
-            f"({type(error).__name__}) [{endpoint}]"
-        )
+        reason += ": gated, private or not there. Accept its licence at"
+        reason += f" {place} and set HF_TOKEN ({token})"
+    elif status == 404:
+        reason += f": {name} in {kind} {source.hub} at revision {source.revision}"
+        reason += f" ({type(error).__name__})"
     return f"{reason} [{endpoint}]"
 
 

@@ -148,11 +148,9 @@ def tokenize_split(
         token_types: the model tells the texts of a pair apart by them.
 
     Returns:
-        A dataset with `input_ids` (lists of int32, [CLS] ... [SEP], for a pair
-        [CLS] ... [SEP] ... [SEP], cut at `max_length`, unpadded) and `label` (a ClassLabel that
-        carries the names, -1 where hidden; float32 if there are no names). With `token_types`
-        pairs also have `token_type_ids` (lists of int32, 0 for the first text, 1 for the second).
-        No attention mask: without padding it is all ones.
+        `input_ids` (lists of int32, special tokens included, cut at `max_length`, unpadded),
+        `label` (a ClassLabel that carries the names, -1 where hidden; float32 without names), and
+        of pairs with `token_types` also `token_type_ids` (lists of int32: 0, then 1).
 
     Raises:
         UserError: the tokenizer fails on a text, or makes no token of it.
