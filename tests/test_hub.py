@@ -159,19 +159,7 @@ def test_a_changed_byte_is_an_error_whatever_source_is_next(client: Client) -> N
     assert contents(client.into) == {}
 
 
-def test_a_file_of_another_size_is_refused(client: Client) -> None:
-    (client.folder / "one/one.bin").write_bytes(DATA + b"x")
-    assert "one.bin: bytes expected 5000, found 5001 (in " in client.refused()
-
-
 # --- the client's cache ---------------------------------------------------------------------------
-
-
-def test_a_cached_file_is_not_downloaded_again(client: Client) -> None:
-    client.fetch()
-    before = list(client.hub.asked)
-    client.fetch()
-    assert client.hub.asked == before
 
 
 def test_a_damaged_file_in_the_cache_is_downloaded_beside_it(client: Client) -> None:
@@ -209,11 +197,6 @@ def test_a_link_out_of_the_cache_costs_no_file_of_a_person(client: Client, part:
     place.symlink_to(mine)
     client.fetch()
     assert mine.read_bytes() == b"my own work" and contents(client.into) == {"one.bin": DATA}
-
-
-def test_a_cache_that_cannot_be_written_is_a_reason_and_no_traceback(client: Client) -> None:
-    (client.folder / "cache").write_text("a file in the folder's place")
-    assert "\n  Hub test-org/one@01234567: " in client.refused()
 
 
 # --- secrets --------------------------------------------------------------------------------------

@@ -136,16 +136,6 @@ def test_a_broken_file_is_one_message(project: Edit, content: bytes, message: st
         check_inputs()
 
 
-def test_a_missing_file_is_one_message(project: Edit) -> None:
-    Path("params.yaml").unlink()
-    assert refused().startswith("params.yaml is missing. Run from the project's root")
-
-
-def test_the_published_numbers_are_checked_too(project: Edit) -> None:
-    project("published.yaml", lambda data: data["results"][0].update(split="dev"))
-    assert refused().startswith("published.yaml: results.0.split: input should be 'validation' or")
-
-
 # --- commands that fail ---------------------------------------------------------------------------
 
 WORLD = [
@@ -171,14 +161,6 @@ def test_what_a_person_or_the_machine_did_is_one_message(
     printed = capsys.readouterr().err
     assert end.value.code == 1 and printed.startswith(f"error: {message}")
     assert printed.count("error:") == 1 and "gc -w" not in printed
-
-
-def test_a_fault_of_the_code_keeps_its_traceback() -> None:
-    def main() -> None:
-        raise FileNotFoundError(errno.ENOENT, "No such file", "x")
-
-    with pytest.raises(FileNotFoundError):
-        run_command(main)
 
 
 COMMAND = """

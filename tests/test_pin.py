@@ -100,16 +100,6 @@ def test_a_model_is_pinned_from_its_sources_alone(
     }
 
 
-def test_again_it_agrees_and_writes_nothing(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run(monkeypatch, "--dataset", "films")
-    before = Path("catalog.yaml").read_bytes()
-    run(monkeypatch, "--dataset", "films")
-    assert capsys.readouterr().out.endswith("and all of it agrees: nothing to write\n")
-    assert Path("catalog.yaml").read_bytes() == before
-
-
 def change_rows(films: Any) -> None:
     films["train"]["rows"] = 4
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
@@ -67,23 +66,6 @@ def test_pairs_are_what_the_tokenizer_makes_of_two_texts(tiny_model: Path, max_l
     assert typed["token_type_ids"][0] == [0] * (cut + 1) + [1] * (len(tokens) - cut - 1)
 
 
-def test_of_a_pair_too_long_the_longer_text_is_cut(tiny_model: Path) -> None:
-    tokenizer = load_tokenizer(tiny_model)
-    row = tokenize_split(tokenizer, PAIRS, LABELS, NAMES, 21, True)["input_ids"][1]
-    # 12 pieces and 30 in 18 places.
-    tokens = ["[CLS]", "x", *["##x"] * 8, "[SEP]", "y", *["##y"] * 8, "[SEP]"]
-    assert tokenizer.convert_ids_to_tokens(row) == tokens
-
-
-def test_rows_keep_their_order_over_many_batches(tiny_model: Path) -> None:
-    """10,000 sentences are a batch of `map`; here are two and a bit."""
-    sentences = [f"film {'x' * (i % 7)} {chr(97 + i % 26)}" for i in range(20_011)]
-    tokenizer = load_tokenizer(tiny_model)
-    rows = tokenize_split(tokenizer, sentences, [0] * 20_011, NAMES, 128)["input_ids"][:]
-    for i in (0, 9_999, 10_000, 19_999, 20_000, 20_010):
-        assert rows[i] == tokenizer(sentences[i])["input_ids"]
-
-
 def test_a_sentence_without_a_token_is_refused(tiny_model: Path) -> None:
     tokenizer = load_tokenizer(tiny_model)
     tokenizer.backend_tokenizer.post_processor = None  # as of a decoder: no [CLS], no [SEP]
@@ -126,15 +108,6 @@ def test_what_is_read_is_what_was_written(here: Here, monkeypatch: pytest.Monkey
     assert Features.from_arrow_schema(schema)["label"] == ClassLabel(names=NAMES)
 
 
-def test_numbers_are_float32_and_have_no_names(tiny_model: Path, tmp_path: Path) -> None:
-    labels = [0.0, 2.923, 5.0, 1]
-    split = tokenize_split(load_tokenizer(tiny_model), PAIRS, labels, [], 128, token_types=True)
-    split.to_parquet(str(tmp_path / "a.parquet"))
-    table = pyarrow.parquet.read_table(tmp_path / "a.parquet")
-    assert table["label"].type == pa.float32()
-    assert table["label"].to_pylist() == pytest.approx(labels)
-
-
 @pytest.mark.parametrize("damage", [b"x", None])
 def test_a_damaged_or_missing_split_is_one_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes | None
@@ -145,15 +118,6 @@ def test_a_damaged_or_missing_split_is_one_message(
         Path("data/tokenized/m/train.parquet").write_bytes(damage)
     with pytest.raises(UserError, match=r"train\.parquet is (damaged|missing).* `dvc "):
         read_tokenized("m", "train")
-
-
-def test_damaged_data_are_refused_and_the_earlier_output_stays(here: Here) -> None:
-    here.stage("tokenize_text", "--model", "tiny")
-    before = (here.path / "data/tokenized/tiny/train.parquet").read_bytes()
-    (here.path / "data/raw/validation.tsv").write_bytes(b"sentence\tlabel\nfine\t2\n")
-    message = here.refused("tokenize_text", "--model", "tiny")
-    assert message == "data/raw/validation.tsv, line 2: label '2', expected one of 0, 1."
-    assert (here.path / "data/tokenized/tiny/train.parquet").read_bytes() == before
 
 
 def test_a_home_that_cannot_be_written_is_no_obstacle(here: Here) -> None:
