@@ -23,8 +23,8 @@ from reproduce.inputs.catalog import (
     Dataset,
     Model,
     digests,
+    read_dataset,
     read_model,
-    read_pinned_dataset,
     write_entry,
 )
 from reproduce.params import (
@@ -52,7 +52,7 @@ def check_inputs() -> tuple[Dataset, dict[str, Model]]:
     experiment = read_experiment()
     for name, schema in SECTIONS.items():
         validate(schema, params[name], f"{PARAMS}: {name}")
-    dataset = read_pinned_dataset(experiment.dataset)
+    dataset = read_dataset(experiment.dataset)
     benchmarked = params["benchmark"].get("models", experiment.models)
     models = {name: read_model(name) for name in [*experiment.models, *benchmarked]}
     for name in experiment.models:

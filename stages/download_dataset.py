@@ -10,7 +10,7 @@ from pathlib import Path
 from reproduce.command import run_command
 from reproduce.files import output_directory, write_json
 from reproduce.inputs.canonical import canonical_tsv, hold_out
-from reproduce.inputs.catalog import Dataset, read_pinned_dataset
+from reproduce.inputs.catalog import Dataset, read_dataset
 from reproduce.inputs.fetch import fetch
 from reproduce.inputs.sentences import ABOUT, read_tsv, to_tsv
 from reproduce.params import Selection, read_experiment, read_section
@@ -24,7 +24,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
     name = read_experiment().dataset
-    dataset = read_pinned_dataset(name)
+    dataset = read_dataset(name)
     selection = read_section("selection", Selection)
     sizes = {}
     with tempfile.TemporaryDirectory() as scratch, output_directory(RAW) as out:

@@ -22,18 +22,18 @@ from reproduce.inputs.canonical import canonical_tsv
 from reproduce.inputs.catalog import (
     CATALOG,
     TOKENIZER_FILES,
+    WEIGHTS,
     Dataset,
     Model,
     Pin,
     Source,
-    read_dataset,
     read_model,
+    read_raw_entry,
+    unpinned_splits,
 )
 from reproduce.inputs.fetch import fetch, hub_mirror
 from reproduce.inputs.hub import Kind, Unavailable, stated_pin
-from reproduce.params import read_yaml, validate
-
-WEIGHTS = "model.safetensors"
+from reproduce.params import validate
 
 # What belongs into the entry. Of a dataset, by split: bytes, sha256, rows. Of a model, by section
 # (tokenizer, weights): the files' pins.
@@ -64,24 +64,27 @@ def main() -> None:
 
 def dataset_facts(name: str) -> Facts:
     """Bytes, sha256 and rows of each split; `UserError` if a file is not what the entry says."""
-    dataset = read_dataset(name)
+    entry = read_raw_entry("datasets", name)
+    unpinned = unpinned_splits(entry)
+    unknown = {"bytes": 0, "sha256": "0" * 64}
+    entry |= {split: unknown | entry[split] for split in unpinned}
+    dataset = validate(Dataset, entry, f"{CATALOG}: datasets.{name}")
     splits = dataset.splits()
-    files = [split.file for split in splits.values()]
+    known = {s.file: dataset.pins()[s.file] for n, s in splits.items() if n not in unpinned}
     facts = {}
     with tempfile.TemporaryDirectory() as scratch:
-        into = Path(scratch)
-        pins = download("dataset", name, dataset.sources[0], files, dataset.pins(), into)
-        for split, entry in splits.items():
+        into, files = Path(scratch), [split.file for split in splits.values()]
+        pins = download("dataset", name, dataset.sources[0], files, known, into)
+        for split, described in splits.items():
             hidden = split.startswith("test")
-            rows = canonical_tsv(into / entry.file, entry, dataset, hidden)[1]
-            facts[split] = {**pins[entry.file].model_dump(), "rows": rows}
+            rows = canonical_tsv(into / described.file, described, dataset, hidden)[1]
+            facts[split] = {**pins[described.file].model_dump(), "rows": rows}
     return facts
 
 
 def model_facts(name: str) -> Facts:
     """The pins of the tokenizer's files and of the weights; the entry may be its sources alone."""
-    entry = (read_yaml(CATALOG).get("models") or {}).get(name)
-    place = f"{CATALOG}: models.{name}"
+    entry, place = read_raw_entry("models", name), f"{CATALOG}: models.{name}"
     if not isinstance(entry, dict) or not entry.get("sources"):
         raise UserError(f"{place} has no sources. Write them first: `sources:` and one source.")
     known: dict[str, Pin] = {}

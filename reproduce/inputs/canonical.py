@@ -38,9 +38,8 @@ def canonical_tsv(path: Path, split: Split, dataset: Dataset, hidden: bool) -> t
     except UserError as error:  # named as the catalog does, not by the scratch copy
         raise UserError(str(error).replace(str(path), split.file)) from error
     if split.rows is not None and len(texts) != split.rows:
-        raise UserError(
-            f"{split.file}: expected {split.rows} rows (catalog.yaml), found {len(texts)}."
-        )
+        rows = f"expected {split.rows} rows (catalog.yaml), found {len(texts)}"
+        raise UserError(f"{split.file}: {rows}.")
     texts = [text.replace("\r", " ") for text in texts]
     data = to_tsv(texts, None if hidden else labels, columns)
     if split.tsv_md5 and md5(data) != split.tsv_md5:
@@ -93,29 +92,25 @@ def read_parquet(
 def _refuse_columns(names: Sequence[str], wanted: Sequence[str], file: str) -> None:
     for name in wanted:
         if (count := names.count(name)) != 1:
-            problem = "is missing" if count == 0 else f"is there {count} times"
-            raise UserError(
-                f"{file}: column {name} {problem}, expected {' and '.join(wanted)} once each, "
-                f"found {', '.join(names)}."
-            )
+            problem = f"is there {count} times" if count else "is missing"
+            expected = f"expected {' and '.join(wanted)} once each, found {', '.join(names)}"
+            raise UserError(f"{file}: column {name} {problem}, {expected}.")
 
 
 def _refuse_column(name: str, column: Any, file: str, dataset: Dataset) -> None:
     from pyarrow import types
 
-    of = column.type
-    expected = "text" if name != "label" else "numbers" if dataset.scale else "integers"
-    fits = {
-        "text": types.is_string(of) or types.is_large_string(of),
-        "numbers": types.is_integer(of) or types.is_floating(of),
-        "integers": types.is_integer(of),
-    }
-    if not fits[expected]:
+    of, nulls, integers = column.type, column.null_count, types.is_integer(column.type)
+    if name != "label":
+        expected, fits = "text", types.is_string(of) or types.is_large_string(of)
+    elif dataset.scale:
+        expected, fits = "numbers", integers or types.is_floating(of)
+    else:
+        expected, fits = "integers", integers
+    if not fits:
         raise UserError(f"{file}: column {name} holds {of}, expected {expected}.")
-    if column.null_count:
-        raise UserError(
-            f"{file}: column {name} has {column.null_count} empty cell(s), expected none."
-        )
+    if nulls:
+        raise UserError(f"{file}: column {name} has {nulls} empty cell(s), expected none.")
 
 
 def class_names(schema: Any) -> list[str]:
@@ -151,10 +146,8 @@ def hold_out(
         end += 1
     rest = ranked[end:][: selection.train or None]
     if not rest:
-        raise UserError(
-            f"params.yaml: selection.holdout {selection.holdout} leaves nothing to train on; use a "
-            "smaller one."
-        )
+        holdout = f"selection.holdout {selection.holdout}"
+        raise UserError(f"params.yaml: {holdout} leaves nothing to train on; use a smaller one.")
 
     def take(chosen: list[int]) -> Labelled:
         return [texts[i] for i in sorted(chosen)], [labels[i] for i in sorted(chosen)]

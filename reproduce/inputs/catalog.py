@@ -1,7 +1,7 @@
 """catalog.yaml: where datasets and checkpoints may come from, and the pin of every file."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -18,8 +18,6 @@ PINS = CHECKED / "pins"
 
 # Relative, forward slashes, no "..": the file's place inside its source, and where it is copied.
 FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
-
-
 # In the order in which they are downloaded and tokenised. Labels of the test splits are hidden.
 SPLITS = ("train", "validation", "test", "validation_mismatched", "test_mismatched")
 
@@ -29,6 +27,13 @@ class Pin(Section):
 
     bytes: Annotated[int, Field(ge=0)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _raise_first(problems: dict[str, bool]) -> None:
+    """Raise ValueError with the first text whose problem is there."""
+    for text, there in problems.items():
+        if there:
+            raise ValueError(text)
 
 
 class Source(Section):
@@ -48,14 +53,17 @@ class Source(Section):
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Source":
-        if sum(value is not None for value in (self.hub, self.pypi, self.folder)) != 1:
-            raise ValueError("a source names exactly one of hub, pypi, folder")
-        if (self.hub is None) != (self.revision is None):
-            raise ValueError("hub and revision go together: pin the commit (40 hexadecimal digits)")
-        if (self.pypi is None) != (self.inside is None):
-            raise ValueError("pypi and inside go together: name the folder inside the wheel")
-        if self.embedded is not None and self.pypi is None:
-            raise ValueError("embedded goes with pypi: the wheel that has the vocabulary")
+        problems = {
+            "a source names exactly one of hub, pypi, folder":
+                sum(value is not None for value in (self.hub, self.pypi, self.folder)) != 1,
+            "hub and revision go together: pin the commit (40 hexadecimal digits)":
+                (self.hub is None) != (self.revision is None),
+            "pypi and inside go together: name the folder inside the wheel":
+                (self.pypi is None) != (self.inside is None),
+            "embedded goes with pypi: the wheel that has the vocabulary":
+                self.embedded is not None and self.pypi is None,
+        }  # fmt: skip
+        _raise_first(problems)
         return self
 
     def __str__(self) -> str:
@@ -71,34 +79,12 @@ def on_the_hub(sources: tuple[Source, ...]) -> Source | None:
     return next((source for source in sources if source.hub), None)
 
 
-class Split(Section):
-    """One split of a dataset: the file that carries it, and what it must be once in canonical form.
-
-    `bytes` and `sha256` are missing until `make pin`; no stage downloads the file before.
-    """
+class Split(Pin):
+    """One split of a dataset: the file that carries it, and what it must be in canonical form."""
 
     file: FileName
-    bytes: int | None = Field(default=None, ge=0)
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     rows: int | None = Field(default=None, ge=1)
-    tsv_md5: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")  # published, canonical
-
-    @model_validator(mode="after")
-    def _all_or_none(self) -> "Split":
-        given = [value is not None for value in (self.bytes, self.sha256, self.rows)]
-        if any(given[:2]) and not all(given):
-            raise ValueError(
-                "bytes, sha256 and rows go together: give all three, or neither bytes nor sha256 "
-                "and run `make pin`"
-            )
-        return self
-
-    @property
-    def pin(self) -> Pin | None:
-        """What the file must be; None if that is not known yet."""
-        if self.bytes is None or self.sha256 is None:
-            return None
-        return Pin(bytes=self.bytes, sha256=self.sha256)
+    tsv_md5: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")  # as published
 
 
 # The texts of an example become columns of data/raw and predictions/, beside these.
@@ -140,28 +126,22 @@ class Dataset(Section):
 
     @model_validator(mode="after")
     def _classes_or_numbers(self) -> "Dataset":
-        if (len(self.labels) >= 2) == (self.scale is not None) or len(self.labels) == 1:
-            raise ValueError(
-                "name two labels or more, or none and a scale ([lowest, highest]) where the label "
-                "is a number"
-            )
-        if self.scale and self.scale[0] >= self.scale[1]:
-            low, high = self.scale
-            raise ValueError(f"scale goes from lowest to highest, not from {low:g} to {high:g}")
+        scale, headline = self.scale, self.metrics[0]
         of_numbers = {"pearson", "spearman"}
-        wrong = [m for m in self.metrics if (m in of_numbers) != (self.scale is not None)]
-        if wrong:
-            kind = "numbers" if self.scale else "classes"
-            raise ValueError(f"metric {wrong[0]} does not fit {kind}")
-        # What reproduce/verdict/statistics.py can give an interval: found here, before training.
-        headline, binary = self.metrics[0], len(self.labels) == 2
-        if headline == "spearman":
-            raise ValueError("metric spearman cannot be the headline: put pearson first")
-        if headline in ("f1", "matthews") and not binary:
-            raise ValueError(
-                f"metric {headline} cannot be the headline of more than two classes: put accuracy "
-                "first"
-            )
+        unfit = [m for m in self.metrics if (m in of_numbers) != (scale is not None)]
+        problems = {
+            "name two labels or more, or none and a scale ([lowest, highest]) of numbers":
+                (len(self.labels) >= 2) == (scale is not None) or len(self.labels) == 1,
+            "scale goes from the lowest to the highest label":
+                scale is not None and scale[0] >= scale[1],
+            f"metric {unfit and unfit[0]} does not fit {'numbers' if scale else 'classes'}":
+                bool(unfit),
+            # What reproduce/verdict/statistics.py can give an interval: found before training.
+            "metric spearman cannot be the headline: put pearson first": headline == "spearman",
+            f"metric {headline} cannot be the headline of three classes: put accuracy first":
+                headline in ("f1", "matthews") and len(self.labels) > 2,
+        }  # fmt: skip
+        _raise_first(problems)
         return self
 
     @property
@@ -175,12 +155,13 @@ class Dataset(Section):
         return {name: split for name, split in named.items() if split is not None}
 
     def pins(self) -> dict[str, Pin]:
-        """By file, what it must be; a file that is not pinned yet is left out."""
-        return {split.file: split.pin for split in self.splits().values() if split.pin}
+        """By file, what it must be."""
+        return {s.file: Pin(bytes=s.bytes, sha256=s.sha256) for s in self.splits().values()}
 
 
-# Of a model with a fast tokenizer, these suffice.
+# Of a model with a fast tokenizer, these suffice: its architecture, its tokenizer, its weights.
 TOKENIZER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+WEIGHTS = "model.safetensors"
 
 
 class Model(Section):
@@ -193,17 +174,14 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _needed_files(self) -> "Model":
-        if missing := [name for name in TOKENIZER_FILES if name not in self.tokenizer]:
-            raise ValueError(
-                f"tokenizer must list {missing[0]} (config.json, where the architecture is, and a "
-                "fast tokenizer's two files)"
-            )
-        if list(self.weights) != ["model.safetensors"]:
-            found = ", ".join(self.weights)
-            raise ValueError(
-                "weights must be model.safetensors alone (a pickle can run code when it is read), "
-                f"not {found}"
-            )
+        missing = [name for name in TOKENIZER_FILES if name not in self.tokenizer]
+        pickles = "weights must be model.safetensors alone (a pickle can run code when it is read)"
+        _raise_first(
+            {
+                f"tokenizer must list {missing and missing[0]}": bool(missing),
+                f"{pickles}, not {', '.join(self.weights)}": [*self.weights] != [WEIGHTS],
+            }
+        )
         return self
 
 
@@ -215,25 +193,31 @@ class Catalog(Section):
 
 
 def read_dataset(name: str, path: Path = CATALOG) -> Dataset:
-    """The entry of dataset `name`; an unknown name raises `UserError` and lists the known ones."""
-    return validate(Dataset, _entry("datasets", name, path), f"{path}: datasets.{name}")
+    """The entry of dataset `name`.
 
-
-def read_pinned_dataset(name: str, path: Path = CATALOG) -> Dataset:
-    """Like `read_dataset`; `UserError` if it is not known yet what bytes its files must have."""
-    dataset = read_dataset(name, path)
-    if unknown := [split for split, entry in dataset.splits().items() if entry.pin is None]:
+    Raises:
+        UserError: an unknown name, with the known ones; a wrong entry; files never pinned.
+    """
+    entry = read_raw_entry("datasets", name, path)
+    if unpinned := unpinned_splits(entry):
         raise UserError(
-            f"{path}: datasets.{name}.{unknown[0]} has no bytes and sha256: its files were never "
+            f"{path}: datasets.{name}.{unpinned[0]} has no bytes and sha256: its files were never "
             f"pinned. Run `make pin DATASET={name}`, which downloads them once and writes what "
             f"they are into {path}."
         )
-    return dataset
+    return validate(Dataset, entry, f"{path}: datasets.{name}")
+
+
+def unpinned_splits(entry: Any) -> list[str]:
+    """Of a dataset's entry as it is written: the splits that have neither bytes nor sha256."""
+    parts = {name: entry.get(name) for name in SPLITS} if isinstance(entry, dict) else {}
+    keys = {"bytes", "sha256"}
+    return [name for name, part in parts.items() if isinstance(part, dict) and not keys & {*part}]
 
 
 def read_model(name: str, path: Path = CATALOG) -> Model:
     """The entry of model `name`; an unknown name raises `UserError` and lists the known ones."""
-    return validate(Model, _entry("models", name, path), f"{path}: models.{name}")
+    return validate(Model, read_raw_entry("models", name, path), f"{path}: models.{name}")
 
 
 def digests(pins: dict[str, Pin]) -> dict[str, str]:
@@ -246,28 +230,26 @@ def write_entry(path: Path, entry: Dataset | Model) -> None:
     write_json(path, entry.model_dump(mode="json", exclude_none=True))
 
 
-def read_entry(path: Path, schema: type[SectionType]) -> SectionType:
-    """What `write_entry` left at `path`; `UserError` if it is missing or something else."""
+def read_entry(path: Path, schema: type[SectionType], stage: str = "check") -> SectionType:
+    """What `stage` left as JSON at `path`; `UserError` if it is missing or something else."""
     try:
         return schema.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
-        raise UserError(
-            f"{path} is missing. Run `dvc repro {path}`, which writes it, or `dvc pull {path}`."
-        ) from error
+        raise UserError(f"{path} is missing. Run `dvc repro {stage}`, which writes it.") from error
     except ValidationError as error:
         raise UserError(
-            f"{path} is no entry of {CATALOG}. Delete it and run `dvc checkout {path}`."
+            f"{path} is not what the stage {stage} writes. Delete it and run `dvc checkout {path}`."
         ) from error
 
 
-def _entry(kind: str, name: str, path: Path) -> object:
+def read_raw_entry(kind: str, name: str, path: Path = CATALOG) -> Any:
+    """An entry as it is written; an unknown name raises `UserError` and lists the known ones."""
     entries = read_yaml(path).get(kind)
     if not isinstance(entries, dict):
         raise UserError(f"{path}: {kind} is missing or no mapping.")
     if name not in entries:
         raise UserError(
-            f"unknown {kind.removesuffix('s')} {name!r}: {path} knows "
-            f"{', '.join(sorted(entries))}. Choose one of these in params.yaml, or add an entry to "
-            f"{path}."
+            f"unknown {kind.removesuffix('s')} {name!r}: {path} knows {', '.join(sorted(entries))}."
+            f" Choose one of these in params.yaml, or add an entry to {path}."
         )
     return entries[name]

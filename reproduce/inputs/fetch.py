@@ -31,7 +31,8 @@ class WrongBytes(UserError):
     def __init__(self, finding: str) -> None:
         super().__init__(
             f"{finding} The file is damaged or not the pinned one: put the right one there, or "
-            "correct the pin in catalog.yaml if you meant to change it."
+            "take another source (HF_ENDPOINT, HUB_MIRROR), and run it again; or correct the pin "
+            "in catalog.yaml if you meant to change it."
         )
         self.finding = finding
 
@@ -144,26 +145,27 @@ def _refuse_missing(folder: Path, names: Iterable[str]) -> None:
 
 
 def _from_hub(kind: Kind, source: Source, label: str, files: Files, into: Path) -> None:
-    """Each file from the client's cache, else from the Hub."""
+    """Each file from the client's cache, else from the Hub. What is in the cache stays there."""
     for name, pin in files.items():
-        place, why = cached(kind, source, name), ""
-        if place:
+        why, target = "", into / name
+        if place := cached(kind, source, name):
             try:
-                copy_verified(place, into / name, pin, f"{label}: {name}")
+                copy_verified(place, target, pin, f"{label}: {name}")
                 continue
             except (WrongBytes, Unavailable) as error:
-                why = error.finding if isinstance(error, WrongBytes) else str(error)
-                print(f"source {why} Downloading it again", flush=True)
-        try:
-            place = download(kind, source, name, again=bool(place))
-        except Unavailable as reason:
-            raise Unavailable(
-                f"{why} Downloading it again: {reason}. The cached file was left as it is; if it "
-                "is the right one, correct the pin in catalog.yaml"
-                if why
-                else str(reason)
-            ) from reason
-        copy_verified(place, into / name, pin, f"{label}: {name}")
+                why = error.finding if isinstance(error, WrongBytes) else f"{label}: {error}."
+                print(f"source {why} Downloading it again, beside the cache", flush=True)
+        with tempfile.TemporaryDirectory(dir=into) as beside:
+            try:
+                place = download(kind, source, name, Path(beside) if why else None)
+            except Unavailable as reason:
+                if not why:
+                    raise
+                raise Unavailable(
+                    f"{why} Downloading it again: {reason}. If the cached file is the right one, "
+                    "correct the pin in catalog.yaml"
+                ) from reason
+            copy_verified(place, target, pin, f"{label}: {name}")
 
 
 def _from_wheel(source: Source, label: str, files: Files, into: Path) -> None:
@@ -195,9 +197,9 @@ def _unpack(source: Source, names: Sequence[str], scratch: Path, into: Path) -> 
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
-        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        reason = errors[0] if errors else f"pip download ended with exit code {done.returncode}"
-        raise Unavailable(redact(reason))
+        lines = done.stderr.splitlines() or [f"pip ended with exit code {done.returncode}"]
+        errors = [line for line in lines if line.startswith("ERROR")]
+        raise Unavailable(redact(errors[0] if errors else lines[-1]))
     try:
         with zipfile.ZipFile(wheels[0]) as wheel:
             for name in names:

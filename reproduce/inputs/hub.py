@@ -3,6 +3,7 @@
 The Hub's client resumes, retries and waits as long as a busy Hub asks; nothing here does it again.
 """
 
+import functools
 import hashlib
 import http.client
 import ipaddress
@@ -35,26 +36,25 @@ def cached(kind: Kind, source: Source, name: str) -> Path | None:
     return Path(path) if isinstance(path, str) else None
 
 
-def download(kind: Kind, source: Source, name: str, again: bool = False) -> Path:
-    """Download a file into the client's cache; `Unavailable` if the Hub does not give it.
+def download(kind: Kind, source: Source, name: str, cache: Path | None = None) -> Path:
+    """The file in the client's cache, downloaded if need be; `Unavailable` if the Hub says no.
 
     Args:
-        again: replace the cached file. It stays until its replacement is here.
+        cache: another folder in place of the client's cache, for a file that is damaged there.
     """
     from huggingface_hub import hf_hub_download
 
     try:
         _ask_once(kind, source, name)
-        return Path(
-            hf_hub_download(
-                source.hub or "", name, repo_type=kind, revision=source.revision,
-                force_download=again, token=_token(),
-            )
+        path = hf_hub_download(
+            source.hub or "", name, repo_type=kind, revision=source.revision, token=_token(),
+            cache_dir=cache,
         )  # fmt: skip
     except Exception as error:  # the client's errors share no base class
         if out_of_space(error):
             raise
         raise Unavailable(_reason(error, kind, source, name)) from error
+    return Path(path)
 
 
 def _ask_once(kind: Kind, source: Source, name: str) -> str:
@@ -63,14 +63,15 @@ def _ask_once(kind: Kind, source: Source, name: str) -> str:
     Asked before a download: that nobody is there, or no such file, is then known in seconds. The
     client would ask an unreachable Hub for minutes.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
 
     for handler in logging.getLogger("huggingface_hub").handlers:
         handler.addFilter(_redact_record)
     url = hf_hub_url(source.hub or "", name, repo_type=kind, revision=source.revision)
     try:
-        return get_hf_file_metadata(url, token=_token()).etag or ""
+        seconds = constants.HF_HUB_ETAG_TIMEOUT  # HF_HUB_ETAG_TIMEOUT sets it; else 10
+        return get_hf_file_metadata(url, token=_token(), timeout=seconds).etag or ""
     except HfHubHTTPError as error:
         if error.response.status_code in (408, 429) or error.response.status_code >= 500:
             return ""
@@ -93,8 +94,13 @@ def _token() -> Literal[False] | None:
         here = address.hostname == "localhost"
     if address.scheme == "https" or here or not get_token():
         return None
-    print(f"HF_TOKEN is not sent to {redact(constants.ENDPOINT)}, which is not encrypted")
+    _say_once(f"HF_TOKEN is not sent to {redact(constants.ENDPOINT)}, which is not encrypted")
     return False
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, flush=True)
 
 
 def _reason(error: BaseException, kind: Kind, source: Source, name: str) -> str:
@@ -114,20 +120,16 @@ def _reason(error: BaseException, kind: Kind, source: Source, name: str) -> str:
     if status in (401, 403):
         place = f"{endpoint}/{'datasets/' if kind == 'dataset' else ''}{source.hub}"
         token = "the one that is set has no access" if get_token() else "none is set"
-        return (
-            f"{reason}: gated, private or not there. Accept its licence at {place} and set "
-            f"HF_TOKEN ({token}) [{endpoint}]"
-        )
-    if status == 404:
-        return (
-            f"{reason}: {name} in {kind} {source.hub} at revision {source.revision} "
-            f"({type(error).__name__}) [{endpoint}]"
-        )
+        reason += ": gated, private or not there. Accept its licence at"
+        reason += f" {place} and set HF_TOKEN ({token})"
+    elif status == 404:
+        reason += f": {name} in {kind} {source.hub} at revision {source.revision}"
+        reason += f" ({type(error).__name__})"
     return f"{reason} [{endpoint}]"
 
 
 def stated_pin(kind: Kind, source: Source, name: str) -> Pin:
-    """What a file is by the Hub's word, downloaded and held against that word.
+    """What a file is by the Hub's word; what came (or is cached) is held against that word.
 
     The ETag of a file in Git LFS is its sha256, of any other file git's blob id.
 
@@ -139,7 +141,7 @@ def stated_pin(kind: Kind, source: Source, name: str) -> Pin:
         etag = _ask_once(kind, source, name)
     except Exception as error:
         raise Unavailable(_reason(error, kind, source, name)) from error
-    path = download(kind, source, name, again=True)
+    path = download(kind, source, name)
     size = path.stat().st_size
     sha256, blob = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     with path.open("rb") as file:
@@ -151,7 +153,7 @@ def stated_pin(kind: Kind, source: Source, name: str) -> Pin:
         raise Unavailable(f"it states no checksum of {name}")
     if found != etag:
         raise UserError(
-            f"{source}: {name} is not what the Hub states: expected {etag}, found {found}. "
-            "Run it again."
+            f"{source}: {name} is not what the Hub states: expected {etag}, found {found} (in "
+            f"{path.resolve()}). Delete that file and run it again."
         )
     return Pin(bytes=size, sha256=sha256.hexdigest())

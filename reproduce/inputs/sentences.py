@@ -6,16 +6,15 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from reproduce.files import UserError
+from reproduce.inputs.catalog import read_entry
 from reproduce.params import Section
 
 ABOUT = Path("data/dataset.json")
 
 
 class About(Section):
-    """data/dataset.json: what data/raw holds, in the words of catalog.yaml and params.yaml."""
+    """data/dataset.json: what data/raw holds, in the words of catalog.yaml."""
 
     dataset: str
     splits: tuple[str, ...]  # a TSV file each
@@ -31,18 +30,9 @@ class About(Section):
         return self.scale or len(self.labels)
 
 
-def read_about(path: Path = ABOUT) -> About:
+def read_about() -> About:
     """data/dataset.json; `UserError` if it is missing or something else."""
-    try:
-        return About.model_validate_json(path.read_bytes())
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path} is missing. Run `dvc repro download_dataset`, which writes it."
-        ) from error
-    except ValidationError as error:
-        raise UserError(
-            f"{path} is not what download_dataset writes. Delete it and run `dvc checkout {path}`."
-        ) from error
+    return read_entry(ABOUT, About, "download_dataset")
 
 
 def read_tsv(
@@ -67,62 +57,54 @@ def read_tsv(
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing. Run `dvc repro`, which makes it.") from error
-    header = "\t".join(["index", *columns] if labels is None else [*columns, "label"])
-    if lines[0].endswith(b"\r"):
-        raise UserError(
-            f"{path}, line 1: Windows line ends (CRLF). Save it with Unix line ends (LF)."
-        )
-    if lines[0] != header.encode():
-        missing = [
-            column for column in header.split("\t") if column.encode() not in lines[0].split(b"\t")
-        ]
-        problem = f"column {missing[0]} is missing" if missing else "wrong order of columns"
-        raise UserError(f"{path}, line 1: {problem}: found {lines[0][:80]!r}, expected {header!r}.")
+    _refuse_header(lines[0], ["index", *columns] if labels is None else [*columns, "label"], path)
     if lines[-1] == b"":
         lines.pop()
     texts: list[str] = []
     values: list[float] = []
-    label: float
     for number, raw in enumerate(lines[1:], start=2):
-        where = f"{path}, line {number}"
         try:
             fields = raw.decode("utf-8").split("\t")
+            if (count := len(fields)) != (expected := len(columns) + 1):
+                raise ValueError(f"expected {expected} columns separated by a tab, found {count}.")
+            text = fields[1:] if labels is None else fields[:-1]
+            values.append(-1 if labels is None else _label(fields[-1], labels))
+            if not "".join(text).strip():
+                raise ValueError("the sentence is empty. Remove the line or complete it.")
         except UnicodeDecodeError as error:
-            raise UserError(
-                f"{where}: not UTF-8 at byte {error.start + 1} ({error.reason}). Save as UTF-8."
-            ) from error
-        if len(fields) != len(columns) + 1:
-            raise UserError(
-                f"{where}: expected {len(columns) + 1} columns separated by a tab, found "
-                f"{len(fields)}."
-            )
-        if labels is None:
-            text, label = fields[1:], -1
-        else:
-            text, label = fields[:-1], _label(fields[-1], labels, where)
-        if not "".join(text).strip():
-            raise UserError(f"{where}: the sentence is empty. Remove the line or complete it.")
+            problem = f"not UTF-8 at byte {error.start + 1} ({error.reason}). Save as UTF-8."
+            raise UserError(f"{path}, line {number}: {problem}") from error
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: {error}") from error
         texts.append("\t".join(text))
-        values.append(label)
     if not texts:
         raise UserError(f"{path}: no sentence after the header.")
     return texts, values
 
 
-def _label(text: str, labels: int | tuple[float, float], where: str) -> float:
+def _refuse_header(line: bytes, names: list[str], path: Path) -> None:
+    header = "\t".join(names)
+    if line == header.encode():
+        return
+    missing = [name for name in names if name.encode() not in line.split(b"\t")]
+    problem = f"column {missing[0]} is missing" if missing else "wrong order of columns"
+    problem = f"{problem}: found {line[:80]!r}, expected {header!r}."
+    if line.endswith(b"\r"):
+        problem = "Windows line ends (CRLF). Save it with Unix line ends (LF)."
+    raise UserError(f"{path}, line 1: {problem}")
+
+
+def _label(text: str, labels: int | tuple[float, float]) -> float:
     if isinstance(labels, int):
-        if text in map(str, range(labels)):
+        classes = [str(label) for label in range(labels)]
+        if text in classes:
             return int(text)
-        raise UserError(
-            f"{where}: label {text!r}, expected one of {', '.join(map(str, range(labels)))}."
-        )
+        raise ValueError(f"label {text!r}, expected one of {', '.join(classes)}.")
     low, high = labels
     if re.fullmatch(r"-?[0-9]+(\.[0-9]{1,3})?", text) and low <= float(text) <= high:
         return float(text)
-    raise UserError(
-        f"{where}: label {text!r}, expected a number from {low:g} to {high:g} with at most three "
-        "decimals."
-    )
+    expected = f"a number from {low:g} to {high:g} with at most three decimals"
+    raise ValueError(f"label {text!r}, expected {expected}.")
 
 
 def to_tsv(

@@ -1,7 +1,8 @@
 """The one loader of tokenizers, what we refuse of them, and a split tokenised."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,20 +38,37 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerFast":
     place = directory / "tokenizer.json"
     if not place.is_file():
         raise UserError(f"{directory} has no tokenizer.json. Run `dvc repro download_tokenizer`.")
-    try:
+    with _explained(f"{directory} holds no fast tokenizer that transformers can read"):
         alone = Tokenizer.from_file(str(place))
         tokenizer: Any = AutoTokenizer.from_pretrained(
             str(directory), local_files_only=True, trust_remote_code=False
         )
         together = tokenizer.backend_tokenizer
-    except Exception as error:  # the tokenizers library raises Exception itself
-        words = (str(error).strip().splitlines() or ["no reason given"])[0]
-        raise UserError(
-            f"{directory} holds no fast tokenizer that transformers can read without code of its "
-            f"own ({type(error).__name__}: {words}). Choose a checkpoint that has one."
-        ) from error
     _refuse_contradiction(directory, alone, together)
     return tokenizer  # type: ignore[no-any-return]
+
+
+def read_config(directory: Path) -> Any:
+    """The model's config; `UserError` if transformers does not know it without code of its own."""
+    from transformers import AutoConfig
+
+    with _explained(f"{directory}/config.json: transformers cannot read it"):
+        return AutoConfig.from_pretrained(
+            str(directory), local_files_only=True, trust_remote_code=False
+        )
+
+
+@contextlib.contextmanager
+def _explained(problem: str) -> Iterator[None]:
+    """What a file of other people makes transformers raise (anything) becomes a `UserError`."""
+    try:
+        yield
+    except Exception as error:
+        words = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise UserError(
+            f"{problem} ({type(error).__name__}: {words}). Choose another checkpoint: code that "
+            "comes with one is never run here."
+        ) from error
 
 
 def _refuse_contradiction(directory: Path, alone: Any, together: Any) -> None:
@@ -105,22 +123,6 @@ def refuse_unfit(tokenizer: "PreTrainedTokenizerFast", directory: Path, max_leng
         raise UserError(f"{directory}: its tokenizer {problem}. Choose another checkpoint.")
 
 
-def read_config(directory: Path) -> Any:
-    """The model's config; `UserError` if transformers does not know it without code of its own."""
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(
-            str(directory), local_files_only=True, trust_remote_code=False
-        )
-    except Exception as error:  # whatever a file of someone else's makes it raise
-        words = (str(error).strip().splitlines() or ["no reason given"])[0]
-        raise UserError(
-            f"{directory}/config.json: transformers cannot read it ({type(error).__name__}: "
-            f"{words}). Choose a checkpoint of an architecture that it knows."
-        ) from error
-
-
 def _positions(config: Any) -> int | None:
     """For how many tokens the model has positions; None where it counts none."""
     count = getattr(config, "max_position_embeddings", None)
@@ -146,11 +148,9 @@ def tokenize_split(
         token_types: the model tells the texts of a pair apart by them.
 
     Returns:
-        A dataset with `input_ids` (lists of int32, [CLS] ... [SEP], for a pair
-        [CLS] ... [SEP] ... [SEP], cut at `max_length`, unpadded) and `label` (a ClassLabel that
-        carries the names, -1 where hidden; float32 if there are no names). With `token_types`
-        pairs also have `token_type_ids` (lists of int32, 0 for the first text, 1 for the second).
-        No attention mask: without padding it is all ones.
+        `input_ids` (lists of int32, special tokens included, cut at `max_length`, unpadded),
+        `label` (a ClassLabel that carries the names, -1 where hidden; float32 without names), and
+        of pairs with `token_types` also `token_type_ids` (lists of int32: 0, then 1).
 
     Raises:
         UserError: the tokenizer fails on a text, or makes no token of it.
@@ -164,13 +164,11 @@ def tokenize_split(
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         parts = [[text.split("\t")[i] for text in batch["text"]] for i in range(1 + pairs)]
-        try:
+        with _explained("the tokenizer fails on these texts"):
             coded = tokenizer(
                 *parts, truncation=True, max_length=max_length, return_attention_mask=False,
                 return_token_type_ids=typed,
             )  # fmt: skip
-        except Exception as error:  # the tokenizers library raises Exception itself
-            raise UserError(f"the tokenizer fails on these texts: {error}.") from error
         for text, ids in zip(batch["text"], coded["input_ids"], strict=True):
             if not ids:
                 raise UserError(f"the tokenizer makes no token of {text!r}. Remove that sentence.")

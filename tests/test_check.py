@@ -1,0 +1,81 @@
+"""The stage `check`: what it hands out, what it stops before any shell or download; run by path."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, Here, Repository, load_yaml
+
+EVIL = ["1; touch x", "$(touch x)", "`touch x`", "' ; touch x; '", '" && touch x "']
+
+
+@pytest.fixture
+def here(repository: Repository) -> Here:
+    return Here(repository.path, repository.env)
+
+
+def test_it_hands_out_this_experiment_s_entries_and_pins(here: Here) -> None:
+    here.stage("check")
+    dataset, model = here.json("data/checked/pins/dataset.json"), "data/checked/pins/tiny.json"
+    assert dataset == {
+        f"{split}.tsv": here.json("data/checked/dataset.json")[split]["sha256"]
+        for split in ("train", "validation")
+    }
+    assert set(here.json(model)) == {
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt",
+    }  # fmt: skip
+    assert here.json("data/checked/models/tiny.json")["license"] == "apache-2.0"
+
+
+def test_another_entry_of_the_catalog_changes_nothing_that_it_hands_out(here: Here) -> None:
+    here.stage("check")
+    before = {path: path.read_bytes() for path in here.path.glob("data/checked/**/*.json")}
+    here.edit("catalog.yaml", lambda data: data["models"]["bert"].update(license="mit"))
+    here.stage("check")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_models_must_be_among_those_that_are_benchmarked(here: Here) -> None:
+    here.edit("params.yaml", lambda data: data["benchmark"].update(models=["other"]))
+    message = here.refused("check")
+    assert message.startswith("params.yaml: benchmark.models")
+
+
+def test_a_command_in_params_is_refused_before_any_shell_sees_it(repository: Repository) -> None:
+    repository.edit("params.yaml", lambda data: data.update(seeds=EVIL))
+    done = repository.run("dvc", "repro", ok=False)
+    assert done.returncode != 0 and "seeds.0: input should be a valid integer" in done.stderr
+    assert not list(repository.path.rglob("x"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", EVIL)
+def test_a_command_in_params_is_one_word_to_the_shell(repository: Repository, value: str) -> None:
+    """`-s` runs a stage without the check above it, if all that it reads is there."""
+    for key, stage in (("models", "download_weights"), ("seeds", "finetune")):
+        change = {"models": ["tiny"], "seeds": [1], key: [value]}
+        repository.edit("params.yaml", lambda data, change=change: data.update(change))  # type: ignore[misc]
+        repository.edit("params.yaml", lambda data: data["overrides"].update({value: {}}))
+        make_deps(repository, stage, change["models"][0])
+        done = repository.run("dvc", "repro", "-s", stage, ok=False)
+        assert "> " in done.stdout and f"stages.{stage}" in done.stdout  # the command did run
+        assert done.returncode != 0 and not list(repository.path.rglob("x"))
+
+
+def make_deps(repository: Repository, stage: str, model: str) -> None:
+    """Something at each path that a stage reads."""
+    for dep in load_yaml(repository.path / "dvc.yaml")["stages"][stage]["deps"]:
+        path = repository.path / dep.replace("${item.model}", model)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+
+@pytest.mark.parametrize("path", [Path("stages/compare.py"), Path("tools/pin.py")], ids=str)
+def test_a_module_that_is_run_by_its_path_says_how_to_run_it(path: Path) -> None:
+    done = subprocess.run([sys.executable, path], cwd=ROOT, capture_output=True, text=True)
+    expected = f"python -m {path.parent}.{path.stem}\n"
+    assert done.returncode == 1 and done.stderr.endswith(expected)
+    assert len(done.stderr.splitlines()) == 1
