@@ -1,8 +1,6 @@
 """Runs side by side: `make parallel`, and a launcher in front of the stages."""
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -28,17 +26,8 @@ c.mark_complete = mark
 
 
 def make(repository: Repository, *arguments: str, ok: bool = True, **env: str) -> Done:
-    """`make` with the environment that runs the tests in the place of .venv, which it keeps."""
-    venv = Path(sys.prefix)
-    settings = [
-        "-o",
-        f"{venv}/.installed",
-        "-o",
-        "install",
-        f"VENV={venv}",
-        f"STAMP={venv}/.installed",
-    ]
-    return repository.run("make", *settings, *arguments, ok=ok, **env)
+    """`make` with the environment that runs the tests in the place of .venv."""
+    return repository.run("make", "-o", "environment", *arguments, ok=ok, **env)
 
 
 @pytest.fixture
