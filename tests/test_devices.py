@@ -119,8 +119,9 @@ def test_hosts_that_share_the_folder_and_both_count_from_0_do_not_wait(hold: Hol
 def test_the_locks_are_for_all_users(driver: Driver, tmp_path: Path, monkeypatch: Patch) -> None:
     """Another user's file need not be written to; the folder lets everybody add one."""
     driver(T4[0], usable=True)
+    before = os.umask(0o077)
     with devices.claim_gpu(tmp_path / "locks"):
-        pass
+        os.umask(before)
     assert (tmp_path / "locks").stat().st_mode & 0o7777 == 0o1777
     assert (tmp_path / f"locks/{T4[0]}.lock").stat().st_mode & 0o444 == 0o444
 
