@@ -1,4 +1,4 @@
-"""What the benchmarks share: taking turns, timing a command, the real SST-2 sentences, the summary line and its JSON file."""
+"""What the benchmarks share: turns, timing, the real SST-2 sentences, the summary and its file."""
 
 import os
 import resource
@@ -22,27 +22,20 @@ T = TypeVar("T")
 
 
 class Seconds(NamedTuple):
-    """One measurement. The processor's time suffers less than the clock from what else the machine does."""
+    """One measurement. Processor time suffers less than the clock from what else runs."""
 
     wall: float
     cpu: float
 
 
 def take_turns(tasks: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
-    """Run the tasks A B A B ..., so that the machine's drift falls on all alike; return what each returned, by name."""
+    """Run the tasks A B A B ..., so that the machine's drift falls on all; what each returned."""
     values: dict[str, list[T]] = {name: [] for name in tasks}
     for number in range(rounds):
         for name, task in tasks.items():
             values[name].append(task())
             print(f"  round {number + 1} of {rounds}: {name}: {values[name][-1]}", flush=True)
     return values
-
-
-def time_call(function: Callable[[], object]) -> Seconds:
-    """Call `function` once; the processor's time is that of all threads of this process."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    function()
-    return Seconds(round(time.perf_counter() - wall, 4), round(time.process_time() - cpu, 4))
 
 
 def time_command(command: Sequence[str], cwd: Path | None = None, expect: str = "") -> Seconds:
@@ -54,24 +47,17 @@ def time_command(command: Sequence[str], cwd: Path | None = None, expect: str = 
     )
     wall = time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     if done.returncode or expect not in done.stdout:
-        raise RuntimeError(
-            f"{' '.join(command)}: exit code {done.returncode}, expected {expect!r} in:\n{done.stdout}"
-        )
-    return Seconds(
-        round(wall, 4),
-        round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 4),
-    )
+        said = f"exit code {done.returncode}, expected {expect!r} in:\n{done.stdout}"
+        raise RuntimeError(f"{' '.join(command)}: {said}")
+    return Seconds(round(wall, 4), round(cpu, 4))
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
     """Median, least, greatest, and all the values in the order in which they came."""
-    return {
-        "median": round(statistics.median(values), 4),
-        "min": min(values),
-        "max": max(values),
-        "values": list(values),
-    }
+    median = round(statistics.median(values), 4)
+    return {"median": median, "min": min(values), "max": max(values), "values": list(values)}
 
 
 def spread_seconds(seconds: Sequence[Seconds]) -> dict[str, Any]:
@@ -81,25 +67,15 @@ def spread_seconds(seconds: Sequence[Seconds]) -> dict[str, Any]:
 
 def report(name: str, target: str, met: bool, line: str, result: dict[str, Any]) -> None:
     """Print the summary line and write benchmarks/results/NAME.json."""
-    load = round(os.getloadavg()[0], 2)  # above the number of processors, absolute times say little
-    facts = {
-        "target": target,
-        "met": met,
-        "summary": line,
-        "load_average": load,
-        "environment": describe(),
-    }
-    write_json(RESULTS / f"{name}.json", {**result, **facts})
+    # Above the number of processors, absolute times say little.
+    load = round(os.getloadavg()[0], 2)
+    facts = {"target": target, "met": met, "summary": line, "load_average": load}
+    write_json(RESULTS / f"{name}.json", {**result, **facts, "environment": describe()})
     print(f"{name}: {line}. Target {target}: {'met' if met else 'MISSED'}")
 
 
-def sst2_train() -> tuple[list[str], list[float], list[str]]:
-    """SST-2's train sentences, their labels, and the classes' names; through the catalog, pins checked."""
-    return sst2("train")
-
-
 def sst2(name: str) -> tuple[list[str], list[float], list[str]]:
-    """The same for a split: train or validation."""
+    """Sentences, labels and class names of SST-2's train or validation; its pins are checked."""
     dataset = read_dataset("sst2")
     split = dataset.splits()[name]
     with TemporaryDirectory() as scratch:
@@ -111,7 +87,7 @@ def sst2(name: str) -> tuple[list[str], list[float], list[str]]:
 
 
 def tokenizer_directory(model: str, scratch: Path) -> Path:
-    """Config and tokenizer of a model: what `dvc repro` left under models/tokenizers, else fetched below `scratch`."""
+    """Config and tokenizer of a model: those of `dvc repro`, else fetched below `scratch`."""
     here = Path("models/tokenizers") / model
     if here.is_dir():
         return here

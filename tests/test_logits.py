@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,20 +18,16 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Save a tiny BERT, in fp32 or another precision, as a folder in the place of a run."""
+    """Save a tiny BERT as a folder in the place of a run's."""
 
-    def save(dtype: torch.dtype = torch.float32, **config: object) -> Path:
+    def save(**config: Any) -> Path:
         torch.manual_seed(3)
-        small = {
-            "hidden_size": 16,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "vocab_size": 20,
-        }
-        model = BertForSequenceClassification(BertConfig(**small, intermediate_size=8, **config))
+        config |= {"hidden_size": 16, "num_hidden_layers": 1, "vocab_size": 20}
+        config |= {"num_attention_heads": 2, "intermediate_size": 8}
+        model = BertForSequenceClassification(BertConfig(**config))
         with torch.no_grad():
             model.classifier.weight.mul_(50)
-        model.to(dtype).save_pretrained(tmp_path / "tiny-1")
+        model.save_pretrained(tmp_path / "tiny-1")
         return tmp_path / "tiny-1"
 
     return save
@@ -63,11 +60,6 @@ def test_token_types_count(make: Make) -> None:
     )
 
 
-def test_a_model_stored_in_bf16_is_computed_in_fp32(make: Make) -> None:
-    answers, _ = predict(make(torch.bfloat16), SENTENCES, 2)
-    assert answers.dtype == torch.float32 and (answers.bfloat16().float() != answers).any()
-
-
 def test_names_are_those_of_the_classes_and_none_of_a_number(make: Make) -> None:
     names = predict(make(id2label={0: "no", 1: "yes"}), SENTENCES, 2)[1]
     assert (names, predict(make(num_labels=1), SENTENCES, 2)[1]) == (["no", "yes"], [])
@@ -85,7 +77,7 @@ def test_a_logit_that_is_no_number_is_one_message(make: Make) -> None:
 
 @pytest.mark.parametrize(
     ("batch_size", "setting", "todo"),
-    [(64, "evaluate.batch_size", "Set evaluate.batch_size to 32"), (1, "evaluate.batch_size", "with more memory"),
+    [(64, "x.batch_size", "Set x.batch_size to 32"), (1, "x.batch_size", "with more memory"),
      (64, "", "with more memory")],
 )  # fmt: skip
 @pytest.mark.parametrize("where", ["load_finetuned", "predict_padded"])

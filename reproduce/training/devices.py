@@ -115,7 +115,8 @@ def _try_lock(path: Path) -> int | None:
             path.parent.mkdir(exist_ok=True)
             path.parent.chmod(0o1777)  # everybody's, as /tmp is
         with contextlib.suppress(FileExistsError):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o644))
+            path.touch(exist_ok=False)
+            path.chmod(0o644)
         lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)  # enough for flock; may be another user's
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(lock).st_nlink:  # else the folder was cleaned: others lock a new file
