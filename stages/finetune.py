@@ -209,7 +209,7 @@ def put_in_place(result: Path, run: str) -> None:
     """Put the outputs in their places and say in one line what came out."""
     place_files(result / "model", Path("models/finetuned") / run)
     curve, environment = result / "metrics/loss.tsv", result / "environment.json"
-    write_text(Path("curves") / f"{run}.tsv", curve.read_text(encoding="utf-8"))
+    write_text(Path("models/finetuned") / run / "loss.tsv", curve.read_text(encoding="utf-8"))
     facts = read_json(environment, "Run `make clean-checkpoints`.")
     write_json(Path("environment") / f"{run}.json", facts)
     resumed = f" (resumed at step {facts['resumed_at_step']:,})" if facts["resumed_at_step"] else ""
