@@ -170,7 +170,7 @@ def outcome(training: "Training", resumed: int, broken: list[str]) -> dict[str, 
         "last_loss": round(training.points[-1][1], 4),
         "padding": round(training.batches.padding_share(), 4),
         "resumed_at_step": resumed,
-        "not_deterministic": broken,
+        "not_deterministic": dict.fromkeys(broken, True),  # DVC's plots warn of an empty list
     }
 
 
@@ -188,7 +188,8 @@ def put_in_place(result: Path, run: str) -> None:
     """Put the outputs in their places and say in one line what came out."""
     facts = read_json(result / "environment.json", "Run `make clean-checkpoints`.")
     checkpoints.place_files(result / "model", Path("models/finetuned") / run)
-    write_text(Path(f"curves/{run}.tsv"), (result / "metrics/loss.tsv").read_text(encoding="utf-8"))
+    curve = (result / "metrics/loss.tsv").read_text(encoding="utf-8")
+    write_text(Path(f"models/finetuned/{run}/loss.tsv"), curve)
     write_json(Path(f"environment/{run}.json"), facts)
     resumed = f" (resumed at step {facts['resumed_at_step']:,})" if facts["resumed_at_step"] else ""
     replayed = f" ({facts['replayed_steps']:,} replayed)" if facts["device"] == "cuda" else ""
