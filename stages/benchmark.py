@@ -72,7 +72,7 @@ def main() -> None:
     print("metrics/speed.json: " + "; ".join(lines))
 
 
-def choose(sentences: Sequence[str], count: int) -> list[str]:
+def choose(sentences: Sequence[Any], count: int) -> list[Any]:
     """`count` of them, spread evenly over all; 0, or more than there are: all."""
     count = min(count, len(sentences)) or len(sentences)
     return [sentences[i * len(sentences) // count] for i in range(count)]
