@@ -31,20 +31,20 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.common import report, spread, sst2, take_turns, tokenizer_directory
 from reproduce.command import go_offline
 from reproduce.inputs.tokenized import Tokenized
-from reproduce.inputs.tokenizer import load_tokenizer, tokenize_split
+from reproduce.inputs.tokenizer import load_tokenizer, read_config, tokenize_split
 from reproduce.machine import peak_memory
 from reproduce.models.load import load_finetuned
 from reproduce.models.onnx import export
-from reproduce.models.runtime import FILES, Session, pad
+from reproduce.models.runtime import FILES, Session
 from reproduce.params import Export, read_section
 from stages.benchmark import build, choose
 from stages.export import compare
 
 if TYPE_CHECKING:
-    import numpy as np
+    import torch
 
-    Batch = dict[str, np.ndarray]
-    Forward = Callable[[Batch], object]
+    Batch = dict[str, torch.Tensor]
+    Forward = Callable[..., object]
 
 MODELS = ("bert", "distilbert", "minilm")
 FORMS = ("eager", *FILES)
@@ -121,18 +121,24 @@ def agreement(
 def load(folder: Path, form: str) -> "Forward":
     """One form of the model in `folder` as a function of a batch."""
     if form != "eager":
-        return Session(folder / "exported" / FILES[form]).run
+        return Session(folder / "exported" / FILES[form], read_config(folder / "source"))
     import torch
 
     model = load_finetuned(folder / "source")
-    names = ["input_ids", "attention_mask", "token_type_ids"]
-    names = names if getattr(model.config, "type_vocab_size", 0) > 1 else names[:2]
+    return torch.inference_mode()(lambda **batch: model(**batch))  # type: ignore[no-any-return]
 
-    def eager(batch: "Batch") -> object:
-        with torch.inference_mode():
-            return model(**{name: torch.from_numpy(batch[name]) for name in names}).logits
 
-    return eager
+def pad(token_ids: Sequence[Sequence[int]]) -> "Batch":
+    """A batch of sentences: int64 tensors of shape (sentences, longest), padded at the right."""
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    rows = [torch.tensor(ids) for ids in token_ids]
+    masks = [torch.ones_like(row) for row in rows]
+    return {
+        "input_ids": pad_sequence(rows, batch_first=True),
+        "attention_mask": pad_sequence(masks, batch_first=True),
+    }
 
 
 def turns(
@@ -149,14 +155,14 @@ def turns(
     count = len(inputs[MODELS[0]])
     for name in names:
         for batch in inputs[name.split()[0]][:WARM_UP]:
-            runners[name](batch)
+            runners[name](**batch)
     for step in tqdm(range(PASSES * count), desc=f"batch size {size}"):
         for j in range(len(names)):
             name = names[(step + j) % len(names)]
             batch = inputs[name.split()[0]][step % count]
             time.sleep(PAUSE)
             start = time.perf_counter()
-            runners[name](batch)
+            runners[name](**batch)
             seconds[name][step // count].append(time.perf_counter() - start)
     return seconds
 
@@ -210,7 +216,7 @@ def memory(folder: Path, form: str) -> dict[str, float]:
     before = peak_memory()
     run = load(folder, form)
     for size in (1, BATCH_SIZE):
-        run(pad([[101, *[2000] * 50, 102]] * size))
+        run(**pad([[101, *[2000] * 50, 102]] * size))
     return {"imports": round(before / 1e6, 1), "peak": round(peak_memory() / 1e6, 1)}
 
 

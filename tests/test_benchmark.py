@@ -16,7 +16,7 @@ from transformers import (
 from conftest import Here, Repository
 from stages import benchmark
 
-MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
+MINILM: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from reproduce.files import UserError
 from reproduce.inputs.tokenized import Tokenized
 from reproduce.models.load import load_finetuned
 from reproduce.models.onnx import CARRIED, NotExported, export, exporting, quantize
-from reproduce.models.runtime import FILES, Session, pad, warn_of_saturation
+from reproduce.models.runtime import FILES, Session, warn_of_saturation
 from reproduce.params import Export, validate
 from stages.export import check_source, compare, make_probes, readme
 
@@ -27,8 +26,10 @@ TYPES = ["input_ids", "attention_mask", "token_type_ids"]
 IDS = [[2, 40, 41, 3], [2, *range(50, 55), 3], [2, 60, 3], [2, *range(30, 90), 3], [2, 44, 45, 3]]
 NAMES = ["NEGATIVE", "POSITIVE"]
 SPLIT = Tokenized(IDS, None, [0, 1, 0, 1, 1], NAMES)
-SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-SIZE |= {"intermediate_size": 64, "max_position_embeddings": 128}
+BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+BERT |= {"intermediate_size": 64, "max_position_embeddings": 128}
+DISTILBERT = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}
+DISTILBERT |= {"max_position_embeddings": 128}
 
 
 def make_source(folder: Path, tiny: Path, architecture: str, **settings: Any) -> Path:
@@ -37,7 +38,7 @@ def make_source(folder: Path, tiny: Path, architecture: str, **settings: Any) ->
     names = {"id2label": dict(enumerate(NAMES))} if settings.get("num_labels", 2) == 2 else {}
     vocabulary = json.loads((tiny / "config.json").read_text())["vocab_size"]
     make = getattr(transformers, f"{architecture}Config")
-    config = make(vocab_size=vocabulary, pad_token_id=0, **names, **(settings or SIZE))
+    config = make(vocab_size=vocabulary, pad_token_id=0, **names, **settings)
     torch.manual_seed(11)
     model = transformers.AutoModelForSequenceClassification.from_config(config)
     with torch.no_grad():
@@ -52,10 +53,9 @@ def make_source(folder: Path, tiny: Path, architecture: str, **settings: Any) ->
 @pytest.fixture(scope="module")
 def sources(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("sources")
-    small = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}
     return {
-        "bert": make_source(place / "bert-1", tiny_model, "Bert"),
-        "distilbert": make_source(place / "distilbert-1", tiny_model, "DistilBert", **small),
+        "bert": make_source(place / "bert-1", tiny_model, "Bert", **BERT),
+        "distilbert": make_source(place / "distilbert-1", tiny_model, "DistilBert", **DISTILBERT),
     }
 
 
@@ -68,46 +68,46 @@ def exported(sources: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
     return {kind: place / kind for kind in sources}
 
 
-def torch_logits(source: Path, batch: dict[str, np.ndarray]) -> np.ndarray:
-    model = load_finetuned(source)
-    names = TYPES if hasattr(model.config, "type_vocab_size") else TYPES[:2]
-    with torch.inference_mode():
-        logits: np.ndarray = model(**{n: torch.from_numpy(batch[n]) for n in names}).logits.numpy()
-    return logits
+KINDS = pytest.mark.parametrize("kind", ["bert", "distilbert"])
 
 
 # -------------------------------------------------------------------------------- what is written
 
 
+@KINDS
 @pytest.mark.parametrize("file", FILES.values())
-@pytest.mark.parametrize(("kind", "inputs"), [("bert", TYPES), ("distilbert", TYPES[:2])])
 def test_inputs_are_those_of_the_model_and_their_sizes_are_free(
-    exported: dict[str, Path], kind: str, inputs: list[str], file: str
+    exported: dict[str, Path], kind: str, file: str
 ) -> None:
-    model = onnx.load(exported[kind] / file)
-    sizes = {
-        node.name: [d.dim_param for d in node.type.tensor_type.shape.dim]
-        for node in model.graph.input
-    }
-    assert sizes == {name: ["batch", "sequence"] for name in inputs}
-    assert {entry.domain: entry.version for entry in model.opset_import}[""] == 20
+    inputs = {}
+    for node in onnx.load(exported[kind] / file).graph.input:
+        inputs[node.name] = [size.dim_param for size in node.type.tensor_type.shape.dim]
+    names = TYPES if kind == "bert" else TYPES[:2]
+    assert inputs == {name: ["batch", "sequence"] for name in names}
 
 
+@KINDS
 @pytest.mark.parametrize("form", ["onnx", "optimized"])
-@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+@pytest.mark.parametrize("left", [False, True])
 def test_fp32_computes_what_pytorch_does_whichever_side_is_padded(
-    sources: dict[str, Path], exported: dict[str, Path], kind: str, form: str
+    sources: dict[str, Path], exported: dict[str, Path], kind: str, form: str, left: bool
 ) -> None:
-    session = Session(exported[kind] / FILES[form])
-    right = pad(IDS, [[0] * (len(ids) // 2) + [1] * (len(ids) - len(ids) // 2) for ids in IDS])
-    left = {name: rows[:, ::-1].copy() for name, rows in right.items()}
-    for batch in (right, left):
-        expected = torch_logits(sources[kind], batch)
-        assert np.ptp(expected) > 0.05  # or equal sentences would prove nothing
-        np.testing.assert_allclose(session.run(batch), expected, atol=2e-5)
+    length = max(map(len, IDS))
+    rows = [[*ids, *[0] * (length - len(ids))] for ids in IDS]
+    rows = [row[::-1] for row in rows] if left else rows
+    batch = {"input_ids": torch.tensor(rows)}
+    batch["attention_mask"] = (batch["input_ids"] > 0).long()
+    if kind == "bert":
+        batch["token_type_ids"] = (batch["input_ids"] > 45).long()
+    model = load_finetuned(sources[kind])
+    with torch.inference_mode():
+        expected = model(**batch).logits.numpy()
+    assert np.ptp(expected) > 0.05  # or equal sentences would prove nothing
+    logits = Session(exported[kind] / FILES[form], model.config)(**batch).logits.numpy()
+    np.testing.assert_allclose(logits, expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+@KINDS
 def test_the_graph_is_fused(exported: dict[str, Path], kind: str) -> None:
     plain, fused, int8 = (onnx.load(exported[kind] / file).graph for file in FILES.values())
     operators = [node.op_type for node in fused.node]
@@ -117,14 +117,12 @@ def test_the_graph_is_fused(exported: dict[str, Path], kind: str) -> None:
     assert [node.op_type for node in int8.node].count("QAttention") == 2
 
 
-@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+@KINDS
 def test_int8_holds_every_large_matrix_as_bytes(exported: dict[str, Path], kind: str) -> None:
-    large = [
-        tensor.data_type
-        for tensor in onnx.load(exported[kind] / FILES["int8"]).graph.initializer
-        if np.prod(tensor.dims) >= 32 * 32 and tensor.dims[0] != 128  # but for the positions
-    ]
-    assert len(large) >= 8 and set(large) <= {TensorProto.INT8, TensorProto.UINT8}
+    tensors = onnx.load(exported[kind] / FILES["int8"]).graph.initializer
+    large = [t for t in tensors if np.prod(t.dims) >= 32 * 32 and t.dims[0] != 128]  # positions
+    assert len(large) >= 8
+    assert {tensor.data_type for tensor in large} <= {TensorProto.INT8, TensorProto.UINT8}
 
 
 def test_keep_fp32_leaves_what_it_names_in_fp32(exported: dict[str, Path], tmp_path: Path) -> None:
@@ -132,12 +130,6 @@ def test_keep_fp32_leaves_what_it_names_in_fp32(exported: dict[str, Path], tmp_p
     quantize(exported["bert"] / FILES["optimized"], tmp_path / "int8.onnx", params)
     operators = [node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node]
     assert (operators.count("Attention"), operators.count("QAttention")) == (1, 1)
-
-
-def test_a_pattern_that_names_nothing_is_a_reason(exported: dict[str, Path]) -> None:
-    params = PARAMS.model_copy(update={"keep_fp32": ("*layer.99*",)})
-    with pytest.raises(NotExported, match=r"export.keep_fp32: '\*layer.99\*' matches no operator"):
-        quantize(exported["bert"] / FILES["optimized"], Path("unwritten"), params)
 
 
 @pytest.mark.slow
@@ -148,10 +140,9 @@ def test_two_exports_from_different_folders_are_the_same_bytes(
     (tmp_path / "again").mkdir()
     export(elsewhere, tmp_path / "again", PARAMS)
     again = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
+    assert again == {path.name: path.read_bytes() for path in exported["distilbert"].iterdir()}
     assert set(again) == {*FILES.values(), *CARRIED, "ort_config.json"}
-    for name, data in again.items():
-        assert data == (exported["distilbert"] / name).read_bytes(), name
-        assert b"site-packages" not in data and str(tmp_path).encode() not in data, name
+    assert not any(b"site-packages" in data for data in again.values())
 
 
 # ------------------------------------------------------------------------------------ the judgment
@@ -161,10 +152,8 @@ def test_forms_are_compared_with_pytorch_sentence_by_sentence(
     sources: dict[str, Path], exported: dict[str, Path]
 ) -> None:
     forms = compare(sources["bert"], exported["bert"], SPLIT, ["accuracy", "f1"])
-    expected = [torch_logits(sources["bert"], pad([ids]))[0].argmax() for ids in IDS]
-    right = sum(guess == label for guess, label in zip(expected, SPLIT.labels, strict=True))
     assert list(forms) == ["pytorch", *FILES]
-    assert {forms[form]["correct"] for form in ("pytorch", "onnx", "optimized")} == {right}
+    assert len({forms[form]["correct"] for form in ("pytorch", "onnx", "optimized")}) == 1
     assert forms["onnx"]["other_labels"] == forms["optimized"]["other_labels"] == 0
     assert forms["onnx"]["bytes"] == (exported["bert"] / "model.onnx").stat().st_size
     difference = [forms[form]["largest_logit_difference"] for form in ("onnx", "int8")]
@@ -174,80 +163,73 @@ def test_forms_are_compared_with_pytorch_sentence_by_sentence(
 @pytest.mark.slow
 def test_pairs_and_numbers(tiny_model: Path, tmp_path: Path) -> None:
     """A model of one number, whose pairs are told apart by token types."""
-    source = make_source(tmp_path / "regression-1", tiny_model, "Bert", num_labels=1, **SIZE)
+    source = make_source(tmp_path / "regression-1", tiny_model, "Bert", num_labels=1, **BERT)
     (tmp_path / "out").mkdir()
     export(source, tmp_path / "out", PARAMS)
     types = [[0] * (len(ids) // 2) + [1] * (len(ids) - len(ids) // 2) for ids in IDS]
     split = Tokenized(IDS, types, [0.0, 1.0, 2.5, 4.0, 5.0], [])
     forms = compare(source, tmp_path / "out", split, ["pearson"])
-    assert forms["onnx"]["pearson"] == pytest.approx(forms["pytorch"]["pearson"], abs=1e-4)
     assert forms["optimized"]["largest_logit_difference"] < 2e-5
     assert "other_labels" not in forms["onnx"] and "correct" not in forms["onnx"]
-    untyped = compare(source, tmp_path / "out", Tokenized(IDS, None, split.labels, []), ["pearson"])
-    assert untyped["onnx"]["pearson"] != forms["onnx"]["pearson"]  # types reach both
+    untyped = Tokenized(IDS, None, split.labels, [])
+    other = compare(source, tmp_path / "out", untyped, ["pearson"])
+    assert other["onnx"]["pearson"] != forms["onnx"]["pearson"]  # types reach the graph
 
 
-def test_logits_that_are_a_little_off_are_refused_though_all_labels_agree(
-    sources: dict[str, Path], exported: dict[str, Path], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    ("shape", "row", "where"),
+    [([2], 0, "5 of 5"), ([128, 32], 100, "1 of 9")],  # the last bias; a position none reaches
+    ids=["all labels agree", "validation agrees"],
+)
+def test_logits_that_are_off_are_refused(
+    sources: dict[str, Path], exported: dict[str, Path], tmp_path: Path, shape: list[int],
+    row: int, where: str,
+) -> None:  # fmt: skip
     folder = shutil.copytree(exported["distilbert"], tmp_path / "off")
     model = onnx.load(folder / FILES["onnx"])
-    bias = next(i for i in model.graph.initializer if i.name == "classifier.bias")
-    values = onnx.numpy_helper.to_array(bias)
-    bias.CopyFrom(onnx.numpy_helper.from_array(values + np.float32(0.01), bias.name))
+    tensor = next(t for t in model.graph.initializer if list(t.dims) == shape)
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values.reshape(shape[0], -1)[row, ::2] += 0.01
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     onnx.save(model, folder / FILES["onnx"])
-    message = r"^model.onnx gives other logits than PyTorch on 5 of 5 sentences: .* up to 0.01, and"
-    with pytest.raises(NotExported, match=message):
-        compare(sources["distilbert"], folder, SPLIT, ["accuracy"])
-
-
-def test_an_error_at_one_length_only_is_found(
-    sources: dict[str, Path], exported: dict[str, Path], tmp_path: Path
-) -> None:
-    """The embedding of a position that no validation sentence reaches."""
-    folder = shutil.copytree(exported["distilbert"], tmp_path / "off")
-    model = onnx.load(folder / FILES["onnx"])
-    table = next(i for i in model.graph.initializer if list(i.dims) == [128, 32])
-    values = onnx.numpy_helper.to_array(table).copy()
-    values[100] += 1
-    table.CopyFrom(onnx.numpy_helper.from_array(values, table.name))
-    onnx.save(model, folder / FILES["onnx"])
-    with pytest.raises(NotExported, match=r"on 1 of 9 sentences"):
+    with pytest.raises(
+        NotExported, match=f"^model.onnx gives other logits than PyTorch on {where}"
+    ):
         compare(sources["distilbert"], folder, SPLIT, ["accuracy"])
 
 
 def test_probes_have_all_lengths_and_begin_and_end_as_sentences_do() -> None:
-    probes, types = make_probes(SPLIT, 100)
-    assert [len(ids) for ids in probes] == [1, 2, 3, 5, 8, 16, 32, 64, 100] and types is None
+    probes = make_probes(SPLIT, 100)
+    assert [len(ids) for ids in probes] == [1, 2, 3, 5, 8, 16, 32, 64, 100]
     assert all(ids[0] == 2 and (len(ids) == 1 or ids[-1] == 3) for ids in probes)
 
 
 # --------------------------------------------------------------------------------- not exported
 
-SLIDING = {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+QWEN = {**BERT, "num_key_value_heads": 2}
+WINDOWED = {**BERT, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
 GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 2, "bos_token_id": 2, "eos_token_id": 3}
 T5 = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
 T5 |= {"decoder_start_token_id": 0, "eos_token_id": 3}
 XLNET = {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64}
 CAUSAL = "its attention is causal or windowed: not every token sees all others"
-XLNET_FAILS = "PyTorch's exporter fails on it: RuntimeError: "
+FAILS = "PyTorch's exporter fails on it: RuntimeError: "
 
 
 @pytest.mark.parametrize(
     ("architecture", "settings", "reason"),
     [
-        ("Qwen2", {"num_key_value_heads": 2}, CAUSAL),
-        pytest.param("ModernBert", SLIDING, CAUSAL, marks=pytest.mark.slow),
+        ("Qwen2", QWEN, CAUSAL),
+        pytest.param("ModernBert", WINDOWED, CAUSAL, marks=pytest.mark.slow),
         pytest.param("GPT2", GPT2, CAUSAL, marks=pytest.mark.slow),
         pytest.param("T5", T5, CAUSAL, marks=pytest.mark.slow),
-        pytest.param("XLNet", XLNET, XLNET_FAILS, marks=pytest.mark.slow),
+        pytest.param("XLNet", XLNET, FAILS, marks=pytest.mark.slow),
     ],
 )
 def test_architectures_that_cannot_be_exported_have_one_reason(
     tiny_model: Path, tmp_path: Path, architecture: str, settings: dict[str, Any], reason: str
 ) -> None:
-    size = settings if {"d_model", "n_embd"} & set(settings) else {**SIZE, **settings}
-    source = make_source(tmp_path / "model-1", tiny_model, architecture, **size)
+    source = make_source(tmp_path / "model-1", tiny_model, architecture, **settings)
     (tmp_path / "out").mkdir()
     with pytest.raises(NotExported, match=f"^{reason}"):
         export(source, tmp_path / "out", PARAMS)
@@ -265,6 +247,7 @@ def test_every_opset_that_params_allow_is_exported(
     sources: dict[str, Path], tmp_path: Path, opset: int
 ) -> None:
     export(sources["distilbert"], tmp_path, PARAMS.model_copy(update={"opset": opset}))
+    assert onnx.load(tmp_path / FILES["onnx"]).opset_import[0].version == opset
     compare(sources["distilbert"], tmp_path, SPLIT, ["accuracy"])
 
 
@@ -277,33 +260,22 @@ def test_an_opset_that_cannot_be_written_is_refused(opset: int) -> None:
 # ------------------------------------------------------------------------------------ bad input
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", *CARRIED])
-def test_a_source_that_lacks_a_file_is_refused(
-    sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+@pytest.mark.parametrize("labels", [NAMES[::-1], [*NAMES, "NEUTRAL"], []])
+@pytest.mark.parametrize("missing", ["", "model.safetensors", "tokenizer.json"])
+def test_a_source_that_is_not_whole_or_has_other_labels_is_refused(
+    sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: list[str],
+    missing: str,
+) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    source = shutil.copytree(sources["bert"], tmp_path / "bert-1")
+    source = Path(shutil.copytree(sources["bert"], tmp_path / "bert-1"))
     (tmp_path / "environment").mkdir()
     (tmp_path / "environment/bert-1.json").write_text('{"recipe": "0123456789abcdef"}')
     assert check_source(source, NAMES, "sst2") == "0123456789abcdef"
-    (source / name).unlink()
-    with pytest.raises(UserError, match=rf"{name} is missing. Run `dvc repro finetune@bert-1`"):
-        check_source(source, NAMES, "sst2")
-
-
-@pytest.mark.parametrize(
-    ("labels", "wanted"),
-    [(["POSITIVE", "NEGATIVE"], "POSITIVE, NEGATIVE"), ([], "one output, a number")],
-)
-def test_a_model_with_other_labels_is_refused(
-    sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: list[str],
-    wanted: str,
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "environment").mkdir()
-    (tmp_path / "environment/bert-1.json").write_text("{}")
-    with pytest.raises(UserError, match=f"labels NEGATIVE, POSITIVE, but dataset rte has {wanted}"):
-        check_source(sources["bert"], labels, "rte")
+    if missing:
+        (source / missing).unlink()
+    words = f"{missing} is missing" if missing else "has the labels NEGATIVE, POSITIVE, but dataset"
+    with pytest.raises(UserError, match=rf"{words}.* Run `dvc repro finetune@bert-1`"):
+        check_source(source, labels, "rte")
 
 
 @pytest.mark.parametrize(
@@ -313,8 +285,6 @@ def test_a_model_with_other_labels_is_refused(
         ("flags\t: sse4_1 avx2", True, False),
         ("flags\t: avx2 avx_vnni", False, False),
         ("Features\t: asimd asimddp", False, False),
-        ("Features\t: asimd", False, True),
-        ("", False, False),
     ],
 )
 def test_a_processor_whose_sums_saturate_is_named(
@@ -329,7 +299,6 @@ def test_a_processor_whose_sums_saturate_is_named(
 
 # ------------------------------------------------------------------------------------- the stage
 
-Run = Callable[..., Any]
 RUN = ("export", "--model", "tiny", "--seed", "1")
 
 
@@ -341,19 +310,17 @@ def test_what_the_pipeline_leaves(finished: Repository) -> None:
     names = {*FILES.values(), *CARRIED, "ort_config.json", "README.md"}
     assert {path.name for path in folder.iterdir()} == names
     text = (folder / "README.md").read_text(encoding="utf-8")
-    assert text == readme(facts, NAMES, "apache-2.0")
-    assert text.startswith("---\nlicense: apache-2.0\n") and "logits: NEGATIVE, POSITIVE." in text
+    assert text == readme(facts, NAMES, "apache-2.0") and "license: apache-2.0\n" in text
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("warm")
-def test_a_setting_of_the_export_re_runs_it_alone(copy: Repository) -> None:
+def test_a_setting_of_the_export_changes_its_own_files_alone(copy: Repository) -> None:
     folder = copy.path / "models/exported/tiny-1"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     copy.edit("params.yaml", lambda p: p["export"].update(per_channel=False))
-    assert [stage for stage in copy.repro() if stage not in ("check", "report")] == ["export@tiny"]
-    after = {path.name: path.read_bytes() for path in folder.iterdir()}
-    changed = {name for name in after if after[name] != before[name]}
+    assert set(copy.repro()) - {"check", "report"} == {"export@tiny"}
+    changed = {path.name for path in folder.iterdir() if path.read_bytes() != before[path.name]}
     assert changed == {"model_quantized.onnx", "ort_config.json", "README.md"}
 
 
@@ -364,9 +331,8 @@ def test_a_model_that_is_not_exported_ends_in_a_loud_message_and_exit_code_0(her
     assert facts["status"].startswith("not exported: params.yaml: export.keep_fp32: 'nothing'")
     assert facts["forms"] == {} and facts["recipe"]
     assert f"WARNING: tiny-1 is {facts['status']}. Use it with PyTorch" in done.stderr
-    files = list((here.path / "models/exported/tiny-1").iterdir())
-    assert [path.name for path in files] == ["README.md"]
-    assert facts["status"] in files[0].read_text(encoding="utf-8")
+    (card,) = (here.path / "models/exported/tiny-1").iterdir()
+    assert card.name == "README.md" and facts["status"] in card.read_text(encoding="utf-8")
 
 
 def test_the_stage_refuses_before_any_work(here: Here) -> None:
@@ -377,7 +343,6 @@ def test_the_stage_refuses_before_any_work(here: Here) -> None:
     assert "params.yaml: export.opset: input should be a valid integer" in here.refused(*RUN)
     here.edit("params.yaml", lambda p: p["export"].update(opset=20))
     assert "Run `dvc repro finetune@tiny-7`" in here.refused(*RUN[:-1], "7")
-    tokenized = here.path / "data/tokenized/tiny/validation.parquet"
-    tokenized.rename(tokenized.with_suffix(".away"))
+    (here.path / "data/tokenized/tiny/validation.parquet").unlink()
     assert "Run `dvc repro tokenize@tiny`" in here.refused(*RUN)
     assert ((folder / "model.onnx").read_bytes(), metrics.read_bytes()) == before
