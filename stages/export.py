@@ -112,13 +112,12 @@ def compare(
         NotExported: a form in fp32 differs from PyTorch by more than rounding.
     """
     import numpy as np
-    from tqdm import tqdm
 
     model = load_finetuned(source)  # on the CPU, as ONNX Runtime
     longest = min(load_tokenizer(source).model_max_length, positions(model.config) or 512)
     probes = make_probes(split, longest)
     expected = predict_padded(model, split.input_ids, 64, split.token_type_ids).numpy()
-    expected_probes = predict_padded(model, probes[0], 1, probes[1]).numpy()
+    expected_probes = predict_padded(model, probes, 1).numpy()
     # A thousandth of what tells sentences apart; where nothing does, a hundred roundings of fp32.
     spread = float(expected.std(axis=0).mean())
     tolerance = max(1e-3 * spread, 1e-5 * float(abs(expected).max()))
@@ -131,13 +130,12 @@ def compare(
     forms = {"pytorch": scores(expected, source / "model.safetensors")}
     forms["pytorch"]["logit_standard_deviation"] = two_digits(spread)
     for form, file in FILES.items():
-        session = Session(exported / file, model.config.pad_token_id or 0)
-        types = split.token_type_ids or [[0] * len(ids) for ids in split.input_ids]
-        rows = tqdm(list(zip(split.input_ids, types, strict=True)), desc=f"evaluate {form}")
-        logits = np.concatenate([session.predict([ids], 1, [row]) for ids, row in rows])
+        print(f"comparing {file} with PyTorch, one sentence at a time", flush=True)
+        session: Any = Session(exported / file, model.config)
+        logits = predict_padded(session, split.input_ids, 1, split.token_type_ids).numpy()
         if form != "int8":
             require_near(logits, expected, tolerance, file)
-            padded = session.predict(probes[0], len(probes[0]), probes[1])
+            padded = predict_padded(session, probes, len(probes)).numpy()
             require_near(padded, expected_probes, tolerance, file)
         forms[form] = scores(logits, exported / file)
         forms[form]["largest_logit_difference"] = two_digits(float(abs(logits - expected).max()))
@@ -147,18 +145,16 @@ def compare(
     return forms
 
 
-def make_probes(split: Tokenized, longest: int) -> tuple[list[list[int]], list[list[int]] | None]:
-    """Sentences of LENGTHS up to `longest` tokens, of the split's own; token types of pairs.
+def make_probes(split: Tokenized, longest: int) -> list[list[int]]:
+    """Sentences of LENGTHS up to `longest` tokens, of the split's own tokens.
 
     Each begins and ends as the split's sentences do; of 1 token, as they begin.
     """
-    lengths = sorted({min(length, longest) for length in LENGTHS})
     first, *_, last = split.input_ids[0]
     inner = [i for ids in split.input_ids for i in ids if i not in (first, last)] or [last]
     repeated = inner * (longest // len(inner) + 1)
-    probes = [[first, *repeated[: max(0, n - 2)], last][:n] for n in lengths]
-    types = [[0] * (n - n // 2) + [1] * (n // 2) for n in lengths]
-    return probes, types if split.token_type_ids else None
+    lengths = sorted({min(length, longest) for length in LENGTHS})
+    return [[first, *repeated[: max(0, n - 2)], last][:n] for n in lengths]
 
 
 def require_near(logits: "np.ndarray", expected: "np.ndarray", tolerance: float, file: str) -> None:
@@ -179,11 +175,11 @@ def two_digits(value: float) -> float:
 
 def readme(facts: Mapping[str, Any], labels: Sequence[str], licence: str) -> str:
     """What the folder holds, how to use it, and what was measured."""
-    rows = [
-        f"| {file} | {f['bytes'] / 1e6:.1f} | {f['score']:.4f} | {f.get('other_labels', '-')} | "
-        f"{f.get('largest_logit_difference', '-')} |"
-        for file, f in zip(["PyTorch", *FILES.values()], facts["forms"].values(), strict=True)
-    ]
+    rows = []
+    for file, form in zip(["PyTorch", *FILES.values()], facts["forms"].values(), strict=True):
+        keys = ("score", "other_labels", "largest_logit_difference")
+        values = [file, f"{form['bytes'] / 1e6:.1f}", *(str(form.get(key, "-")) for key in keys)]
+        rows.append(f"| {' | '.join(values)} |")
     return f"""---
 license: {licence}
 pipeline_tag: text-classification
@@ -194,10 +190,8 @@ tags: [onnx]
 
 Inputs: {", ".join(facts["inputs"])}, int64 of shape (batch, sequence). Output: logits, float32.
 Classes, in the order of the logits: {", ".join(labels) or "none; the output is a number"}.
-
-`model.onnx` is fp32 in operators of the standard (opset {facts["opset"]}). The others are for ONNX
-Runtime alone: `model_optimized.onnx` has its fused operators, `model_quantized.onnx` is that in
-int8 (ort_config.json says how), made for VNNI or AMX.
+`model.onnx` is fp32 of the standard's operators (opset {facts["opset"]}). ONNX Runtime alone takes
+`model_optimized.onnx`, fp32 with fused operators, and `model_quantized.onnx`, that in int8.
 
 On the {facts["n"]:,} validation examples, one at a time (int8 answers otherwise in batches):
 

@@ -1,40 +1,36 @@
-"""tools.predict: the answers are the model's own, in order; what cannot be answered is named; nothing half-written is left."""
+"""tools.predict: the model's own answers, in order; what cannot be answered is named."""
 
-import contextlib
 import csv
 import io
 import json
 import os
-import pty
 import shutil
 import signal
+import stat
 import subprocess
 import sys
-import termios
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import onnx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import ROOT, environment, pocket_lines
+from reproduce.command import run_command
 from reproduce.files import UserError
-from reproduce.models.inference import MOST_CHARACTERS, check_int8, has_reduced_range, load
-from reproduce.models.logits import predict
-from tools.predict import WINDOW_LINES, answers
+from reproduce.models.onnx import export
+from reproduce.params import Export
+from tools import predict
 
 SENTENCES = [line.split("\t")[0] for line in pocket_lines("train", 60)]
-
-
-# ------------------------------------------------------------------------------------------------------- the models
+EXPORT = Export(opset=20, per_channel=True, reduce_range=False, keep_fp32=())
 
 
 def classifier(tiny: Path, folder: Path, labels: int) -> Path:
-    """What `finetune` leaves: config with names, weights, tokenizer. Half of the answers are one class."""
+    """What `finetune` leaves; half of the answers are one class."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
     set_seed(3)
@@ -53,39 +49,6 @@ def classifier(tiny: Path, folder: Path, labels: int) -> Path:
     return folder
 
 
-def export(fine: Path, folder: Path) -> Path:
-    """The same model as two ONNX files, by PyTorch's exporter and ONNX Runtime's dynamic quantisation."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-    from transformers import AutoModelForSequenceClassification
-
-    class Logits(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = AutoModelForSequenceClassification.from_pretrained(str(fine)).eval()
-
-        def forward(
-            self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor
-        ) -> torch.Tensor:
-            return self.model(input_ids=ids, attention_mask=mask, token_type_ids=types).logits  # type: ignore[no-any-return]
-
-    folder.mkdir()
-    some = torch.ones(2, 8, dtype=torch.int64)
-    inputs = ["input_ids", "attention_mask", "token_type_ids"]
-    axes = {name: {0: "batch", 1: "tokens"} for name in inputs}
-    torch.onnx.export(
-        Logits(), (some, some, some * 0), str(folder / "model_optimized.onnx"), input_names=inputs, output_names=["logits"],
-        dynamic_axes=axes, dynamo=False,
-    )  # fmt: skip
-    quantize_dynamic(
-        folder / "model_optimized.onnx",
-        folder / "model_quantized.onnx",
-        weight_type=QuantType.QInt8,
-    )
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(fine / name, folder / name)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def fine(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return classifier(tiny_model, tmp_path_factory.mktemp("fine") / "tiny-1", 2)
@@ -93,15 +56,16 @@ def fine(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(fine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(fine, tmp_path_factory.mktemp("exported") / "tiny-1")
+    folder = tmp_path_factory.mktemp("exported")
+    export(fine, folder, EXPORT)
+    return folder
 
 
 @pytest.fixture
 def broken(exported: Path, tmp_path: Path) -> Path:
-    """A copy of the exported directory that a test may damage; its int8 file is left out."""
-    return Path(
-        shutil.copytree(exported, tmp_path / "broken", ignore=lambda *_: ["model_quantized.onnx"])
-    )
+    """A copy of the exported folder, with one graph, that a test may damage."""
+    only = shutil.ignore_patterns("model.onnx", "model_quantized.onnx")
+    return Path(shutil.copytree(exported, tmp_path / "broken", ignore=only))
 
 
 Predict = Callable[..., tuple[int, list[list[str]], str]]
@@ -109,12 +73,16 @@ Predict = Callable[..., tuple[int, list[list[str]], str]]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Predict:
-    """Run the command in this process: exit code, the rows of CSV on standard output, standard error."""
+    """Run the command in this process: exit code, rows on standard output, standard error."""
 
     def run(*arguments: object, stdin: bytes = b"") -> tuple[int, list[list[str]], str]:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         capsys.readouterr()
-        code = predict.run([str(argument) for argument in arguments])
+        code = 0
+        try:
+            run_command(lambda: predict.main([str(argument) for argument in arguments]))
+        except SystemExit as end:
+            code = int(end.code or 0)
         out, err = capsys.readouterr()
         assert "Traceback" not in err
         return code, list(csv.reader(io.StringIO(out, newline=""))), err
@@ -129,146 +97,90 @@ def refused(run: Predict, *arguments: object, stdin: bytes = b"") -> str:
     return err.split("error: ")[1].strip()
 
 
-def expected(fine: Path, sentences: list[str]) -> list[tuple[str, float]]:
+def own_answers(fine: Path, sentences: list[str]) -> list[tuple[str, float]]:
     from transformers import pipeline
 
     pipe = pipeline("text-classification", model=str(fine), device="cpu")
     return [(answer["label"], answer["score"]) for answer in pipe(sentences)]
 
 
-def close(rows: list[list[str]], answers: list[tuple[str, float]], tolerance: float = 2e-4) -> bool:
-    """Whether label and probability of the rows are these (batches of another shape are summed in another order)."""
-    assert len(rows) == len(answers)
-    return all(
-        row[1] == label and abs(float(row[2]) - p) < tolerance
-        for row, (label, p) in zip(rows, answers, strict=True)
-    )
+def close(rows: list[list[str]], answers: list[tuple[str, float]]) -> bool:
+    """Whether these are the answers (batches of another shape are summed in another order)."""
+    pairs = zip(rows, answers, strict=True)
+    return all(row[-2] == label and abs(float(row[-1]) - p) < 2e-4 for row, (label, p) in pairs)
 
 
-# ----------------------------------------------------------------------------------------------------- the answers
+# --------------------------------------------------------------------------------- the answers
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
+@pytest.mark.parametrize("kind", ["fine", "exported"])
 def test_the_answers_are_those_of_transformers_own_pipeline_in_order(
-    run: Predict, fine: Path, tmp_path: Path, batch_size: int
+    run: Predict, fine: Path, exported: Path, tmp_path: Path, kind: str, batch_size: int
 ) -> None:
     (tmp_path / "s.txt").write_text("\n".join(SENTENCES) + "\n", encoding="utf-8")
-    code, rows, err = run("--file", tmp_path / "s.txt", "--model", fine, "--batch-size", batch_size)
+    model = {"fine": fine, "exported": exported}[kind]
+    options = ("--model", model, "--batch-size", batch_size)
+    code, rows, err = run("--file", tmp_path / "s.txt", *options)
     assert code == 0, err
     assert rows[0] == ["sentence", "label", "probability"]
     assert [row[0] for row in rows[1:]] == SENTENCES
-    truth = expected(fine, SENTENCES)
-    assert {label for label, _ in truth} == {
-        "NEGATIVE",
-        "POSITIVE",
-    }  # or equal labels would prove nothing
+    truth = own_answers(fine, SENTENCES)
+    assert {label for label, _ in truth} == {"NEGATIVE", "POSITIVE"}  # or it would prove nothing
     assert close(rows[1:], truth)
-    assert (
-        "60 sentences (0 empty, 0 cut) in " in err
-        and "sentences/s" in err
-        and f"{fine}/model.safetensors: PyTorch" in err
-    )
 
 
-def test_an_exported_model_answers_likewise(run: Predict, fine: Path, exported: Path) -> None:
-    truth = expected(fine, SENTENCES)
-    code, rows, err = run("--model", exported, *SENTENCES)
-    assert code == 0 and close(rows[1:], truth), err
-    assert (
-        f"{exported}/model_optimized.onnx: fp32, graph optimised; of 2 .onnx files, --model names another\n"
-        in err
-    )
-
-
-def test_the_int8_file_answers_by_itself(run: Predict, fine: Path, exported: Path) -> None:
-    """Sentence by sentence: the scale of dynamic quantisation is that of a batch."""
-    from onnxruntime import InferenceSession
-    from transformers import AutoTokenizer
-
-    session = InferenceSession(
-        exported / "model_quantized.onnx", providers=["CPUExecutionProvider"]
-    )
-    tokenizer = AutoTokenizer.from_pretrained(str(fine))
-    logits = np.concatenate(
-        [
-            session.run(["logits"], dict(tokenizer([text], return_tensors="np")))[0]
-            for text in SENTENCES
-        ]
-    )
-    code, rows, err = run(
-        "--model", exported / "model_quantized.onnx", "--batch-size", 1, *SENTENCES
-    )
-    assert code == 0 and ", int8, " in err
-    assert close(
-        rows[1:], [(label, float(p)) for label, p in answers(logits, ["NEGATIVE", "POSITIVE"])]
-    )
-    assert not close(rows[1:], expected(fine, SENTENCES))
-
-
-def test_token_ids_are_those_that_the_training_saw(fine: Path) -> None:
+@pytest.mark.parametrize("text", [SENTENCES[0], "funny " * 300, "ÜBER – 電影", "x" * 400])
+def test_token_ids_are_those_that_the_training_saw(fine: Path, text: str) -> None:
     from reproduce.inputs.tokenizer import load_tokenizer, tokenize_split
 
-    texts = [*SENTENCES, "funny " * 300, "ÜBER – 電影", "x" * 400]
-    trained = tokenize_split(load_tokenizer(fine), texts, [0] * len(texts), ["a", "b"], 128)[
-        "input_ids"
-    ]
-    coded, cut = load(fine).encode([(text,) for text in texts])
-    assert [ids for ids, _ in coded] == list(trained)
-    assert [i for i, was in enumerate(cut) if was] == [len(SENTENCES)]
+    tokenizer, seen = load_tokenizer(fine), []
+    trained = tokenize_split(tokenizer, [text], [0], ["a", "b"], 128)["input_ids"]
 
+    def logits(ids: Any, batch_size: int, types: Any) -> torch.Tensor:
+        seen.extend(ids)
+        return torch.zeros(len(ids), 2)
 
-def test_probability_is_the_softmax_of_the_guess() -> None:
-    logits = np.array([[0.0, 0.0], [-1000.0, 1000.0], [np.log(3), 0.0]], np.float32)
-    assert answers(logits, ["no", "yes"]) == [
-        ["no", "0.500000"],
-        ["yes", "1.000000"],
-        ["no", "0.750000"],
-    ]
-    assert answers(np.array([[1.5], [-2e-7]], np.float32), []) == [["1.500000"], ["-0.000000"]]
+    model = predict.Model(["a", "b"], 128, tokenizer, True, logits, "")
+    list(predict.predict_window(model, [(text,)], 32))
+    assert seen == list(trained)
 
 
 def test_a_model_of_numbers_gives_scores(run: Predict, tiny_model: Path, tmp_path: Path) -> None:
-    model = classifier(tiny_model, tmp_path / "number", 1)
-    code, rows, _ = run("--model", model, *SENTENCES[:3], "")
-    logits, _ = load(model)([(text,) for text in SENTENCES[:3]], 32)
-    assert code == 0
-    assert rows == [
-        ["sentence", "score"],
-        *([text, f"{x:.6f}"] for text, x in zip(SENTENCES, logits[:, 0], strict=False)),
-        ["", ""],
-    ]
+    from reproduce.inputs.tokenizer import load_tokenizer
+    from reproduce.models.load import load_finetuned
+
+    folder = classifier(tiny_model, tmp_path / "number", 1)
+    tokens = load_tokenizer(folder)(SENTENCES[0], return_tensors="pt")
+    _, rows, _ = run("--model", folder, SENTENCES[0], "")
+    assert rows[0] == ["sentence", "score"] and rows[2] == ["", ""]
+    score = load_finetuned(folder)(**tokens).logits.item()
+    assert float(rows[1][1]) == pytest.approx(score, abs=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["fine", "exported"])
 def test_pairs_get_their_token_types(
-    run: Predict, fine: Path, exported: Path, tmp_path: Path
+    run: Predict, fine: Path, exported: Path, tmp_path: Path, kind: str
 ) -> None:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from reproduce.inputs.tokenizer import load_tokenizer
+    from reproduce.models.load import load_finetuned
 
-    pairs = [("A gripping film.", "Not funny."), ("One", "two three four, " * 60), ("", "")]
-    (tmp_path / "pairs.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in pairs[:2]) + "\n")
-    model = AutoModelForSequenceClassification.from_pretrained(str(fine)).eval()
-    tokens = AutoTokenizer.from_pretrained(str(fine))(
-        *[list(side) for side in zip(*pairs[:2], strict=True)],
-        truncation=True,
-        max_length=128,
-        padding=True,
-        return_tensors="pt",
-    )
+    pairs = [("A gripping film.", "Not funny."), ("One", "two three four, " * 60)]
+    (tmp_path / "pairs.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in pairs) + "\n")
+    model, columns = load_finetuned(fine), [list(side) for side in zip(*pairs, strict=True)]
+    options = {"truncation": True, "max_length": 128, "padding": True, "return_tensors": "pt"}
+    tokens = load_tokenizer(fine)(*columns, **options)
     assert tokens["token_type_ids"].sum() > 0
     with torch.inference_mode():
-        truth = model(**tokens).logits.numpy()
-    for place in (fine, exported):
-        code, rows, err = run("--pairs", "--file", tmp_path / "pairs.tsv", "--model", place)
-        assert code == 0 and rows[0] == ["sentence1", "sentence2", "label", "probability"]
-        assert [tuple(row[:2]) for row in rows[1:]] == pairs
-        assert close(
-            [row[1:] for row in rows[1:3]],
-            [(a, float(b)) for a, b in answers(truth, ["NEGATIVE", "POSITIVE"])],
-        )
-        assert (
-            rows[3] == ["", "", "", ""]
-            and "1 empty, without an answer: line(s) 3\n1 cut to 128 tokens: line(s) 2\n" in err
-        )
+        best = model(**tokens).logits.softmax(1).max(1)
+    names = ["NEGATIVE", "POSITIVE"]
+    truth = [(names[int(i)], float(p)) for p, i in zip(*best, strict=True)]
+    place = {"fine": fine, "exported": exported}[kind]
+    _, rows, err = run("--pairs", "--file", tmp_path / "pairs.tsv", "--model", place)
+    assert rows[0] == ["sentence1", "sentence2", "label", "probability"]
+    assert [tuple(row[:2]) for row in rows[1:3]] == pairs and close(rows[1:3], truth)
+    assert rows[3] == ["", "", "", ""]
+    assert "1 empty: line(s) 3\n1 cut: line(s) 2\n" in err
 
 
 def test_the_model_that_is_taken_by_default(
@@ -279,420 +191,310 @@ def test_the_model_that_is_taken_by_default(
     for name in ("b-2", "a-1"):
         shutil.copytree(fine, tmp_path / "models/finetuned" / name)
     code, _, err = run("fine")
-    assert (
-        code == 0
-        and "model models/finetuned/a-1: the first of 2 under models/finetuned; --model names another"
-        in err
-    )
+    assert code == 0 and "model models/finetuned/a-1: the first that there is" in err
 
 
-# ------------------------------------------------------------------------------------------------------- the lines
+# ----------------------------------------------------------------------------------- the lines
+
+LINES = ["A gripping film.", "", '"quoted", and; a comma', " \t ", "nul \0 here", "lone \r return"]
+LINES += ["tab\tin it", "電影 ü", "", "end"]
 
 
-def test_what_lines_can_hold(run: Predict, exported: Path, tmp_path: Path) -> None:
-    lines = [
-        "A gripping film.",
-        "",
-        '"quoted", and; a comma',
-        " \t ",
-        "nul \0 here",
-        "lone \r return",
-        "tab\tin it",
-        "電影 ü",
-        "",
-        "end",
-    ]
-    for name, data in {
-        "unix": "\n".join(lines), "newline at the end": "\n".join(lines) + "\n", "windows": "\r\n".join(lines) + "\r\n",
-        "byte order mark": "\ufeff" + "\n".join(lines),
-    }.items():  # fmt: skip
-        (tmp_path / "s.txt").write_bytes(data.encode())
-        code, rows, err = run("--file", tmp_path / "s.txt", "--model", exported)
-        assert code == 0, name
-        assert [row[0] for row in rows[1:]] == lines, name
-        assert [i for i, row in enumerate(rows[1:]) if row[1:] == ["", ""]] == [1, 3, 8], name
-        assert (
-            "3 empty, without an answer: line(s) 2, 4, 9\n" in err
-            and "10 sentences (3 empty, 0 cut)" in err
-        ), name
+@pytest.mark.parametrize(
+    ("start", "between", "end"),
+    [("", "\n", ""), ("", "\n", "\n"), ("", "\r\n", "\r\n"), ("\ufeff", "\n", "")],
+    ids=["unix", "newline at the end", "windows", "byte order mark"],
+)
+def test_what_lines_can_hold(
+    run: Predict, exported: Path, tmp_path: Path, start: str, between: str, end: str
+) -> None:
+    (tmp_path / "s.txt").write_bytes((start + between.join(LINES) + end).encode())
+    code, rows, err = run("--file", tmp_path / "s.txt", "--model", exported)
+    assert code == 0 and [row[0] for row in rows[1:]] == LINES
+    assert [i for i, row in enumerate(rows[1:]) if row[1:] == ["", ""]] == [1, 3, 8]
+    assert "3 empty: line(s) 2, 4, 9\n" in err and "10 sentences in " in err
 
 
-@pytest.mark.parametrize(("data", "count"), [(b"", 0), (b"\n", 1), (b"\n\n \n", 3)])
-def test_nothing_to_answer(run: Predict, exported: Path, data: bytes, count: int) -> None:
-    code, rows, err = run("--file", "-", "--model", exported, stdin=data)
-    assert code == 0 and len(rows) == count + 1 and f"{count} sentences ({count} empty" in err
-
-
-def test_over_long_lines_are_cut_and_named(run: Predict, exported: Path, tmp_path: Path) -> None:
-    megabyte = "funny " * 170_000
-    lines = [
-        "good",
-        megabyte,
-        "funny " * 126,
-        "funny " * 127,
-        "x" * (MOST_CHARACTERS + 1),
-        *["funny " * 200] * 4,
-    ]
-    (tmp_path / "s.txt").write_text("\n".join(lines))
-    code, rows, err = run(
-        "--file", tmp_path / "s.txt", "--model", exported, "--output", tmp_path / "out.csv"
-    )
-    assert (code, rows) == (0, [])
-    csv.field_size_limit(2**21)
-    with (tmp_path / "out.csv").open(newline="") as file:
-        rows = list(csv.reader(file))[1:]
-    assert [row[0] for row in rows] == lines
+def test_over_long_lines_are_cut_and_named(run: Predict, exported: Path) -> None:
     # 126 words and two special tokens fit.
-    assert "7 cut to 128 tokens: line(s) 2, 4, 5, 6, 7 and 2 more\n" in err, err
-    _, alone, _ = run("--model", exported, "good", "funny " * 126)
-    assert [row[1:] for row in rows[:2]] == [row[1:] for row in alone[1:]]
-    _, short, err = run("--model", exported, "--max-length", 3, "good fine", "good film")
-    assert short[1][1:] == short[2][1:] and "2 cut to 3 tokens" in err
+    lines = ["good", "funny " * 20_000, "funny " * 126, "funny " * 127, *["funny " * 200] * 5]
+    _, rows, err = run("--file", "-", "--model", exported, stdin="\n".join(lines).encode())
+    assert [row[0] for row in rows[1:]] == lines
+    assert "7 cut: line(s) 2, 4, 5, 6, 7 and 2 more\n" in err
+    assert rows[2][1:] == rows[3][1:] == rows[4][1:]
+
+
+def test_max_length_cuts(run: Predict, exported: Path) -> None:
+    _, rows, err = run("--model", exported, "--max-length", 3, "good fine", "good film")
+    assert rows[1][1:] == rows[2][1:] and "2 cut: line(s) 1, 2\n" in err
+    message = refused(run, "--model", exported, "--max-length", 129, "good")
+    assert message == "--max-length 129: expected 3 to 128."
 
 
 def test_order_and_answers_hold_over_many_windows(
     run: Predict, exported: Path, tmp_path: Path
 ) -> None:
-    lines = [SENTENCES[i % 60] if i % 97 else "" for i in range(2 * WINDOW_LINES + 5)]
-    (tmp_path / "s.txt").write_text("\n".join(lines))
-    code, _, err = run(
-        "--file", tmp_path / "s.txt", "--model", exported, "--output", tmp_path / "out.csv"
-    )
-    assert code == 0 and f"{len(lines):,} sentences" in err
-    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))[1:]
-    assert [row[0] for row in rows] == lines
+    lines = [SENTENCES[i % 60] if i % 97 else "" for i in range(2 * predict.WINDOW_LINES + 5)]
+    _, rows, _ = run("--file", "-", "--model", exported, stdin="\n".join(lines).encode())
+    assert [row[0] for row in rows[1:]] == lines
     _, alone, _ = run("--model", exported, *SENTENCES)
     truth = {row[0]: (row[1], float(row[2])) for row in alone[1:]}
-    assert close([row for row in rows if row[0]], [truth[line] for line in lines if line])
-    assert all(row[1:] == ["", ""] for row in rows if not row[0])
+    assert close([row for row in rows[1:] if row[0]], [truth[line] for line in lines if line])
 
 
-# ------------------------------------------------------------------------------------------------------ not UTF-8
-
-
-def test_invalid_utf8_in_a_file_is_found_before_any_work(run: Predict, tmp_path: Path) -> None:
-    out = tmp_path / "out.csv"
-    out.write_text("older")
-    for data, where in (
+@pytest.mark.parametrize(
+    ("data", "where"),
+    [
         (b"good\nna\xefve film\n", "line 2: not UTF-8: byte 0xef at byte 3 of the line"),
-        (b"good\n" * 5000 + b"cut \xc3", "line 5001: not UTF-8: byte 0xc3 at byte 5 of the line"),
+        (b"good\n" * 5000 + b"cut \xc3", "line 5001: not UTF-8: byte 0xc3 at byte 5"),
         ("good".encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),
-    ):
-        (tmp_path / "s.txt").write_bytes(data)
-        message = refused(
-            run,
-            "--file",
-            tmp_path / "s.txt",
-            "--output",
-            out,
-            "--model",
-            "no such model: the input is looked at first",
-        )
-        assert str(tmp_path / "s.txt") in message and where in message
-        assert out.read_text() == "older" and sorted(path.name for path in tmp_path.iterdir()) == [
-            "out.csv",
-            "s.txt",
-        ]
-
-
-def test_invalid_utf8_on_standard_input_ends_at_that_line(
-    run: Predict, exported: Path, tmp_path: Path
+        (b"good\n" + b"x" * (predict.WINDOW_BYTES + 1), "line 2: longer than 4,194,304 bytes"),
+        (b"a\tb\n\na\tb\tc\n", "line 3: 2 tabs; with --pairs, expected one"),
+    ],
+    ids=["latin-1", "cut off", "utf-16", "endless", "no pair"],
+)
+def test_a_bad_line_of_a_file_is_found_before_any_work(
+    run: Predict, tmp_path: Path, data: bytes, where: str
 ) -> None:
-    code, rows, err = run(
-        "--file", "-", "--model", exported, stdin=b"good\nfine\nna\xefve\nnever\n"
-    )
+    (tmp_path / "s.txt").write_bytes(data)
+    (tmp_path / "out.csv").write_text("older")
+    options = ("--output", tmp_path / "out.csv", "--model", "none: the input is looked at first")
+    pairs = ["--pairs"] if b"\t" in data else []
+    message = refused(run, *pairs, "--file", tmp_path / "s.txt", *options)
+    assert str(tmp_path / "s.txt") in message and where in message
+    assert (tmp_path / "out.csv").read_text() == "older" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_standard_input_ends_at_a_bad_line(run: Predict, exported: Path, tmp_path: Path) -> None:
+    command = ("--file", "-", "--model", exported)
+    code, rows, err = run(*command, stdin=b"good\nfine\nna\xefve\nnever\n")
     assert code == 1 and [row[0] for row in rows[1:]] == ["good", "fine"]
-    assert (
-        "error: standard input, line 3: not UTF-8" in err
-        and "What was before it, 2 line(s), is written." in err
-    )
-    message = refused(
-        run,
-        "--file",
-        "-",
-        "--model",
-        exported,
-        "--output",
-        tmp_path / "o.csv",
-        stdin=b"good\n\xff\n",
-    )
+    assert "error: standard input, line 3: not UTF-8" in err
+    assert "What was before it, 2 line(s), is written." in err
+    message = refused(run, *command, "--output", tmp_path / "o.csv", stdin=b"good\n\xff\n")
     assert message.endswith("o.csv was not written.") and list(tmp_path.iterdir()) == []
 
 
-def test_a_line_that_is_no_pair_is_named(run: Predict, exported: Path, tmp_path: Path) -> None:
-    (tmp_path / "s.txt").write_text("a\tb\n\na\tb\tc\n")
-    assert "s.txt, line 3: 2 tabs" in refused(
-        run, "--pairs", "--file", tmp_path / "s.txt", "--model", exported
-    )
+# -------------------------------------------------------------------------- files and streams
 
 
-# --------------------------------------------------------------------------------------------- a process of its own
-
-
-@pytest.fixture
-def command(exported: Path, tmp_path: Path) -> tuple[list[str], dict[str, str]]:
-    """The command as a user types it, and an environment in which asking for the network is fatal."""
-    env = environment(tmp_path / "home")
-    env["PYTHONPATH"] += f"{os.pathsep}{ROOT}"
-    return [sys.executable, "-m", "tools.predict", "--model", str(exported)], env
-
-
-def test_head_may_close_the_pipe(command: tuple[list[str], dict[str, str]], tmp_path: Path) -> None:
-    (tmp_path / "s.txt").write_text("a gripping film\n" * 20_000)
-    line = f"{' '.join(command[0])} --file {tmp_path / 's.txt'} | head -2; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", line], env=command[1], capture_output=True, text=True)
-    header, first, code = done.stdout.splitlines()
-    assert (
-        header == "sentence,label,probability"
-        and first.startswith("a gripping film,")
-        and code == "141"
-    )
-    assert (
-        "Traceback" not in done.stderr
-        and "Exception" not in done.stderr
-        and "Broken" not in done.stderr
-    ), done.stderr
-
-
-def test_a_stream_is_answered_while_it_comes_and_ctrl_c_leaves_no_file(
-    command: tuple[list[str], dict[str, str]], tmp_path: Path
+def test_a_file_of_a_person_s_beside_the_output_is_left_alone(
+    run: Predict, exported: Path, tmp_path: Path
 ) -> None:
-    words, env = command
-    with subprocess.Popen(
-        [*words, "--file", "-"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdin and process.stdout
-        process.stdin.write("good\n" * WINDOW_LINES)
-        process.stdin.flush()  # and is left open: the rows must come before the end of the input
-        rows = [process.stdout.readline() for _ in range(WINDOW_LINES + 1)]
-        assert rows[-1].startswith("good,")
-        process.stdin.close()
-        assert process.wait(60) == 0
-    (tmp_path / "work").mkdir()
-    out = tmp_path / "work/out.csv"
-    with subprocess.Popen(
-        [*words, "--file", "-", "--output", str(out)],
-        env=env,
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdin and process.stderr
-        process.stdin.write("good\n" * WINDOW_LINES)
-        process.stdin.flush()
-        partial = out.with_name("out.csv.partial")
-        deadline = time.monotonic() + 60
-        while not (partial.exists() and partial.stat().st_size) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
-        assert process.stderr.read().splitlines()[-1] == "interrupted: no file was written"
-    assert list(out.parent.iterdir()) == []
+    (tmp_path / "o.csv.partial").write_text("mine")
+    run("good", "--model", exported, "--output", tmp_path / "o.csv")
+    assert (tmp_path / "o.csv.partial").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["o.csv", "o.csv.partial"]
 
 
-def test_the_progress_bar_is_for_terminals(
-    command: tuple[list[str], dict[str, str]], tmp_path: Path
-) -> None:
-    (tmp_path / "s.txt").write_text("a gripping film\n" * 300)
-    words = [*command[0], "--file", str(tmp_path / "s.txt"), "--output", str(tmp_path / "o.csv")]
-    piped = subprocess.run(words, env=command[1], capture_output=True, text=True, check=True)
-    assert "%|" not in piped.stderr and "300 sentences (0 empty" in piped.stderr
-    main, terminal = pty.openpty()
-    termios.tcsetwinsize(terminal, (24, 100))
-    process = subprocess.Popen(words, env=command[1], stderr=terminal)
-    os.close(terminal)
-    shown = b""
-    with contextlib.suppress(OSError):  # how a pseudo-terminal says that its other end is closed
-        while data := os.read(main, 65536):
-            shown += data
-    os.close(main)
-    assert process.wait() == 0 and b"100%|" in shown and b"300/300" in shown
+def test_two_runs_to_one_output_write_whole_files(tmp_path: Path) -> None:
+    target = tmp_path / "o.csv"
+    with predict.open_target(target) as first, predict.open_target(target) as second:
+        first.write("first\n" * 100)
+        second.write("second\n")
+    assert target.read_text() == "first\n" * 100
+    assert [path.name for path in tmp_path.iterdir()] == ["o.csv"]
 
 
-def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
-    code = (
-        "import runpy, sys\nsys.argv = ['x', '--help']\n"
-        "try: runpy.run_module('tools.predict', run_name='__main__')\n"
-        "except SystemExit as e: assert not e.code\n"
-        "found = {'torch', 'transformers', 'onnxruntime', 'numpy', 'tokenizers', 'tqdm', 'pydantic'} & set(sys.modules)\n"
-        "assert not found, found"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "python -m tools.predict" in done.stdout
+def test_an_output_keeps_its_mode_and_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "real.csv").touch(mode=0o640)
+    (tmp_path / "link.csv").symlink_to("real.csv")
+    with predict.open_target(tmp_path / "link.csv") as out:
+        out.write("new")
+    assert (tmp_path / "link.csv").is_symlink() and (tmp_path / "real.csv").read_text() == "new"
+    assert stat.S_IMODE((tmp_path / "real.csv").stat().st_mode) == 0o640
 
 
-def test_an_exported_model_needs_neither_pytorch_nor_transformers(exported: Path) -> None:
-    code = (
-        "import sys\nfrom reproduce import predict\n"
-        f"assert predict.run(['--model', {str(exported)!r}, 'good']) == 0\n"
-        "assert not {'torch', 'transformers'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    """As root /dev/stdout could be replaced; where it leads to a file, that keeps what it has."""
+    with (tmp_path / "log").open("w+") as log:
+        log.write("older\n")
+        log.flush()
+        with predict.open_target(Path(f"/dev/fd/{log.fileno()}")) as out:
+            out.write("new\n")
+    assert (tmp_path / "log").read_text() == "older\nnew\n"
+    assert predict.is_special(Path("/dev/stdout")) and predict.is_special(Path("/dev/null"))
 
 
-# ------------------------------------------------------------------------------------------------------- bad input
-
-
-def damage_opset(folder: Path) -> None:
-    model = onnx.load(folder / "model_optimized.onnx")
-    model.opset_import[0].version = 99
-    onnx.save(model, folder / "model_optimized.onnx")
-
-
-def damage_ir(folder: Path) -> None:
-    model = onnx.load(folder / "model_optimized.onnx")
-    model.ir_version = 99
-    onnx.save(model, folder / "model_optimized.onnx")
-
-
-def damage_output(folder: Path) -> None:
-    model = onnx.load(folder / "model_optimized.onnx")
-    for node in model.graph.node:
-        node.output[:] = ["hidden" if name == "logits" else name for name in node.output]
-    model.graph.output[0].name = "hidden"
-    onnx.save(model, folder / "model_optimized.onnx")
-
-
-def change_config(folder: Path, **changes: object) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **changes}))
-
-
-THREE = {"0": "a", "1": "b", "2": "c"}
-DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "tokenizer": (lambda d: (d / "tokenizer.json").unlink(), "has no tokenizer.json"),
-    "damaged tokenizer": (lambda d: (d / "tokenizer.json").write_text("{"), "tokenizer.json is no tokenizer"),
-    "another tokenizer": (lambda d: change_config(d, vocab_size=20), "it is another model's"),
-    "no config": (lambda d: (d / "config.json").unlink(), "config.json is missing"),
-    "damaged config": (lambda d: (d / "config.json").write_text("{"), "config.json is not JSON"),
-    "no names": (lambda d: change_config(d, id2label=None), "id2label is None; expected the names of the classes"),
-    "names with a gap": (lambda d: change_config(d, id2label={"0": "a", "2": "b"}), "expected the names of the classes"),
-    "several labels": (lambda d: change_config(d, problem_type="multi_label_classification"), "expected one label a sentence"),
-    "other labels": (lambda d: change_config(d, id2label=THREE), "has 2 outputs, "),
-    "opset": (damage_opset, "has opset 99; ONNX Runtime "),
-    "format": (damage_ir, "has format (IR version) 99; ONNX Runtime "),
-    "no graph": (lambda d: (d / "model_optimized.onnx").write_text("hello"), "cannot load it: "),
-    "cut off": (lambda d: os.truncate(d / "model_optimized.onnx", 5000), "cannot load it: "),
-    "no classifier": (damage_output, "-> hidden; expected input_ids, attention_mask -> logits"),
-    "no weights": (lambda d: (d / "model_optimized.onnx").unlink(), "has no weights: neither model.safetensors nor"),
-    "a pickle": (lambda d: (d / "model_optimized.onnx").rename(d / "pytorch_model.bin"), "as a pickle only (pytorch_model.bin)"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", DAMAGE)
-def test_a_directory_that_is_not_whole_is_refused(run: Predict, broken: Path, case: str) -> None:
-    change, words = DAMAGE[case]
-    change(broken)
-    assert words in (message := refused(run, "--model", broken, "good")), message
-    assert str(broken) in message
-
-
-def test_weights_that_do_not_fit_are_refused(
-    run: Predict, fine: Path, tiny_model: Path, tmp_path: Path
-) -> None:
-    model = tmp_path / "model"
-    shutil.copytree(fine, model)
-    change_config(model, id2label=THREE, label2id={name: int(i) for i, name in THREE.items()})
-    assert "has classifier.bias of shape (2,), " in refused(run, "--model", model, "good")
-    shutil.copyfile(fine / "config.json", model / "config.json")
-    save_file(
-        {k: v for k, v in load_file(fine / "model.safetensors").items() if "classifier" not in k},
-        model / "model.safetensors",
-    )
-    assert "has no classifier.bias (and 1 more): it is not fine-tuned" in refused(
-        run, "--model", model, "good"
-    )
-    os.truncate(model / "model.safetensors", 1000)
-    assert f"{model} cannot be loaded: " in refused(run, "--model", model, "good")
-    weights = load_file(fine / "model.safetensors")
-    save_file(
-        {**weights, "classifier.bias": weights["classifier.bias"] * float("nan")},
-        model / "model.safetensors",
-        {"format": "pt"},
-    )
-    code, _, err = run("--model", model, "good")
-    assert code == 1 and "numbers that are not finite" in err
-
-
-def test_a_pickle_or_another_file_is_not_opened(run: Predict, tmp_path: Path) -> None:
-    (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    assert "A pickle can run code when it is opened" in refused(
-        run, "--model", tmp_path / "pytorch_model.bin", "good"
-    )
-    assert "no such model directory" in refused(run, "--model", tmp_path / "nothing", "good")
-
-
-def test_without_onnx_runtime(
-    run: Predict, exported: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(
-        sys.modules, "onnxruntime", None
-    )  # what Python itself notes for a module that cannot be imported
-    assert "needs ONNX Runtime, which is not installed" in refused(run, "--model", exported, "good")
+def test_a_named_pipe_is_read_once(run: Predict, exported: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    text = "good\nfilm\n"
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=(text,), daemon=True)
+    writer.start()
+    code, rows, err = run("--file", tmp_path / "pipe", "--model", exported)
+    assert code == 0 and [row[0] for row in rows[1:]] == ["good", "film"]
+    assert "is a pipe: waiting for what is written to it" in err
 
 
 def test_files_that_cannot_be_read_or_written(run: Predict, tmp_path: Path) -> None:
     (tmp_path / "s.txt").write_text("good\n")
-    assert "s.tx: no such file" in refused(run, "--file", tmp_path / "s.tx")
-    assert "a directory; expected a file of sentences" in refused(run, "--file", tmp_path)
-    assert "there is no directory" in refused(
-        run, "--file", tmp_path / "s.txt", "--output", tmp_path / "no/o.csv"
-    )
-    assert "a directory; expected the name of a file" in refused(run, "good", "--output", tmp_path)
-    assert "is the input itself" in refused(
-        run, "--file", tmp_path / "s.txt", "--output", tmp_path / "s.txt"
-    )
+    source = ("--file", tmp_path / "s.txt")
+    assert "s.tx: No such file" in refused(run, "--file", tmp_path / "s.tx")
+    assert "Is a directory; expected a file of text" in refused(run, "--file", tmp_path)
+    assert "there is no directory" in refused(run, *source, "--output", tmp_path / "no/o.csv")
+    assert "a directory; expected a file" in refused(run, "good", "--output", tmp_path)
+    assert "is the input itself" in refused(run, *source, "--output", tmp_path / "s.txt")
 
 
-def test_what_the_command_line_cannot_mean(
-    run: Predict, exported: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("arguments", "closed", "name"),
+    [(["good"], "stdout", "--output"), (["--file", "-", "--output", "o"], "stdin", "--file")],
+)
+def test_a_closed_stream_that_is_needed_is_named(
+    arguments: list[str], closed: str, name: str
 ) -> None:
-    for arguments in ([], ["good", "--file", "-"], ["good", "--batch-size", "0"], ["na\udcefve"]):
-        with pytest.raises(SystemExit) as end:
-            predict.run(arguments)
-        assert end.value.code == 2 and "python -m tools.predict: error: " in capsys.readouterr().err
-    assert "--max-length 129: expected 3 to 128" in refused(
-        run, "good", "--model", exported, "--max-length", 129
+    with pytest.raises(UserError, match=rf"^{closed} is closed.*{name}\.$"):
+        predict.main(arguments, closed={closed})
+
+
+# ------------------------------------------------------------------------ a process of its own
+
+
+@pytest.fixture
+def command(exported: Path, tmp_path: Path) -> tuple[str, dict[str, str]]:
+    """The command as a user types it, and its environment."""
+    env = environment(tmp_path / "home")
+    return f"{sys.executable} -m tools.predict --model {exported}", env
+
+
+def shell(line: str, env: dict[str, str], **more: Any) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        ["bash", "-c", line], cwd=ROOT, env=env, capture_output=True, text=True, **more
     )
 
 
-@pytest.mark.parametrize(
-    ("machine", "flags", "words"),
-    [
-        ("x86_64", {"sse4_1", "avx2", "avx512f", "avx512_vnni"}, ""),
-        ("x86_64", {"avx2", "avx_vnni"}, ""),
-        ("AMD64", None, ""),
-        ("x86_64", {"sse4_1", "avx2"}, "no VNNI or AMX: sums of products can saturate"),
-        ("aarch64", {"asimd", "asimddp"}, ""),
-        ("arm64", None, ""),
-    ],
-)
-def test_processors_that_can_compute_int8(machine: str, flags: set[str] | None, words: str) -> None:
-    file, known = Path("m/model_quantized.onnx"), None if flags is None else frozenset(flags)
-    said = check_int8(file, machine, known)
-    assert (words in said) if words else said == ""
-    assert check_int8(file, machine, known, reduced_range=True) == ""
+@pytest.mark.slow
+def test_head_may_close_the_pipe(command: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    (tmp_path / "s.txt").write_text("a gripping film\n" * 20_000)
+    line = f"{command[0]} --file {tmp_path / 's.txt'} | head -2; echo ${{PIPESTATUS[0]}}"
+    done = shell(line, command[1])
+    header, first, code = done.stdout.splitlines()
+    assert (header, code) == ("sentence,label,probability", "141")
+    assert first.startswith("a gripping film,")
+    assert not any(word in done.stderr for word in ("Traceback", "Exception", "Broken"))
 
 
-@pytest.mark.parametrize(
-    ("machine", "flags", "words"),
-    [
-        ("x86_64", {"sse4_1"}, "no instructions for it (AVX2 at least"),
-        ("aarch64", {"asimd"}, "no dot product instructions"),
-    ],
-)
-def test_processors_that_cannot_compute_int8(machine: str, flags: set[str], words: str) -> None:
-    with pytest.raises(UserError, match=r"Use m/model_optimized\.onnx, which is fp32") as error:
-        check_int8(Path("m/model_quantized.onnx"), machine, frozenset(flags))
-    assert words in str(error.value)
+@pytest.mark.slow
+def test_closed_streams_take_nothing_of_the_output(
+    command: tuple[str, dict[str, str]], tmp_path: Path
+) -> None:
+    out = tmp_path / "o.csv"
+    done = shell(f"{command[0]} good --output {out} <&- >&- 2>&-", command[1])
+    assert done.returncode == 0
+    header, row = out.read_text().splitlines()
+    assert header == "sentence,label,probability" and row.startswith("good,")
 
 
-def test_an_exported_directory_says_how_many_bits_its_weights_have(tmp_path: Path) -> None:
-    assert not has_reduced_range(tmp_path)
-    for reduced in (True, False):
-        (tmp_path / "ort_config.json").write_text(
-            json.dumps({"quantization": {"reduce_range": reduced}})
-        )
-        assert has_reduced_range(tmp_path) is reduced
+@pytest.mark.slow
+def test_a_stream_is_answered_while_it_comes_and_ctrl_c_leaves_no_file(
+    command: tuple[str, dict[str, str]], tmp_path: Path
+) -> None:
+    words, env = command[0].split(), command[1]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": env}
+    (tmp_path / "work").mkdir()
+    out = tmp_path / "work/out.csv"
+    with subprocess.Popen(
+        [*words, "--file", "-", "--output", "/dev/fd/1"], cwd=ROOT, **pipes
+    ) as process:
+        assert process.stdin and process.stdout
+        process.stdin.write("good\n" * predict.WINDOW_LINES)
+        process.stdin.flush()  # and left open: the rows must come before the end of the input
+        rows = [process.stdout.readline() for _ in range(predict.WINDOW_LINES + 1)]
+        assert rows[-1].startswith("good,")
+    with subprocess.Popen(
+        [*words, "--file", "-", "--output", out], cwd=ROOT, stderr=subprocess.PIPE, **pipes
+    ) as process:
+        assert process.stdin and process.stderr
+        process.stdin.write("good\n" * predict.WINDOW_LINES)
+        process.stdin.flush()
+        while not any(path.stat().st_size for path in out.parent.iterdir()):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130 and "interrupted: " in process.stderr.read()
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_processors_that_may_be_used_are_counted(
+    command: tuple[str, dict[str, str]],
+) -> None:
+    env = {name: value for name, value in command[1].items() if name != "OMP_NUM_THREADS"}
+    one = min(os.sched_getaffinity(0))
+    done = shell(f"taskset -c {one} {command[0]} good", env)
+    assert "CPU, 1 CPU thread(s)" in done.stderr
+
+
+# ----------------------------------------------------------------------------------- bad input
+
+
+def test_code_of_a_model_s_folder_is_never_run(run: Predict, fine: Path, tmp_path: Path) -> None:
+    """Not even if a person says yes to what a library asks."""
+    folder = tmp_path / "model"
+    shutil.copytree(fine, folder)
+    ran = tmp_path / "ran"
+    for name in ("configuration_x", "modeling_x", "tokenization_x"):
+        (folder / f"{name}.py").write_text(f"import pathlib\npathlib.Path({str(ran)!r}).touch()\n")
+    modules = {
+        "AutoConfig": "configuration_x.C",
+        "AutoModelForSequenceClassification": "modeling_x.M",
+    }
+    change(folder / "config.json", model_type="x", architectures=["M"], auto_map=modules)
+    tokenizer = {"AutoTokenizer": ["tokenization_x.T", "tokenization_x.T"]}
+    change(folder / "tokenizer_config.json", tokenizer_class="T", auto_map=tokenizer)
+    message = refused(run, "good", "--model", folder, stdin=b"y\ny\ny\n")
+    assert str(folder) in message and not ran.exists()
+
+
+def change(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def damage_graph(folder: Path, name: str) -> None:
+    import onnx
+
+    model = onnx.load(folder / "model_optimized.onnx")
+    if name == "opset":
+        model.opset_import[0].version = 99
+    else:
+        for node in model.graph.node:
+            node.output[:] = ["hidden" if name == "logits" else name for name in node.output]
+        model.graph.output[0].name = "hidden"
+    onnx.save(model, folder / "model_optimized.onnx")
+
+
+THREE = {"0": "a", "1": "b", "2": "c"}
+GAP = {"0": "a", "2": "b"}
+GRAPH = "model_optimized.onnx"
+SEVERAL = "multi_label_classification"
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "tokenizer": (lambda d: (d / "tokenizer.json").unlink(), "has no tokenizer.json"),
+    "bad tokenizer": (lambda d: (d / "tokenizer.json").write_text("{"), "holds no fast tokenizer"),
+    "another tokenizer": (lambda d: change(d / "config.json", vocab_size=20), "embeddings for 20"),
+    "bad config": (lambda d: (d / "config.json").write_text("{"), "config.json"),
+    "gap": (lambda d: change(d / "config.json", id2label=GAP), "expected one class of id2label"),
+    "several": (lambda d: change(d / "config.json", problem_type=SEVERAL), "expected one class"),
+    "labels": (lambda d: change(d / "config.json", id2label=THREE), "the 3 labels in config"),
+    "opset": (lambda d: damage_graph(d, "opset"), "cannot load it: "),
+    "no graph": (lambda d: (d / GRAPH).write_text("hello"), "cannot load it: "),
+    "cut off": (lambda d: os.truncate(d / GRAPH, 5000), "cannot load it: "),
+    "no classifier": (lambda d: damage_graph(d, "output"), "hidden': 2}; expected"),
+    "no weights": (lambda d: (d / GRAPH).unlink(), "found no .onnx file and no model.safetensors"),
+    "pickle": (lambda d: (d / GRAPH).rename(d / "pytorch_model.bin"), "a pickle can run code"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_folder_that_is_not_whole_is_refused(run: Predict, broken: Path, case: str) -> None:
+    damage, words = DAMAGE[case]
+    damage(broken)
+    message = refused(run, "--model", broken, "good")
+    assert words in message and str(broken) in message
+
+
+def test_answers_that_are_not_finite_are_refused(run: Predict, fine: Path, tmp_path: Path) -> None:
+    shutil.copytree(fine, tmp_path / "model")
+    weights = load_file(fine / "model.safetensors")
+    weights["classifier.bias"] = weights["classifier.bias"] * float("nan")
+    save_file(weights, tmp_path / "model/model.safetensors", {"format": "pt"})
+    code, _, err = run("--model", tmp_path / "model", "good")
+    assert code == 1 and "numbers that are not finite" in err

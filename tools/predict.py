@@ -58,10 +58,9 @@ def main(argv: Sequence[str] | None = None, closed: Collection[str] = ()) -> Non
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; argparse's own message and exit code 2 for what it cannot mean."""
     parser = argparse.ArgumentParser(
-        "python -m tools.predict",
-        description=__doc__,
+        "python -m tools.predict", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    )  # fmt: skip
     add = parser.add_argument
     add("sentences", nargs="*", metavar="SENTENCE", help="sentences, each an argument")
     add("--file", type=Path, help="a file with a sentence a line; -: standard input")
@@ -154,27 +153,21 @@ def load(arguments: argparse.Namespace) -> Model:
     if arguments.max_length and not 3 <= arguments.max_length <= longest:
         raise UserError(f"--max-length {arguments.max_length}: expected 3 to {longest}.")
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
-    logits: Callable[..., Any]
+    network: Any
     if file.suffix == ".onnx":
         if file.name == FILES["int8"]:
             warn_of_saturation(folder)
-        session = Session(file, config.pad_token_id or 0)
-        if session.labels not in (len(labels), "batch", None):
-            raise UserError(
-                f"{file} has {session.labels} outputs, config.json names {len(labels)}: they are "
-                "of different models. Export the model again."
-            )
-        logits, knows_types = session.predict, "token_type_ids" in session.inputs
-        runtime = session.description
+        network = Session(file, config)
+        knows_types, runtime = "token_type_ids" in network.inputs, network.description
     else:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         network = load_finetuned(folder).to(device)  # type: ignore[arg-type]
-        logits = partial(predict_padded, network)
         knows_types = getattr(config, "type_vocab_size", 0) > 1
         runtime = f"PyTorch {torch.__version__}, fp32, {device.upper()}"
     return Model(
         labels if len(labels) > 1 else [], arguments.max_length or longest, tokenizer, knows_types,
-        logits, f"{file}: {runtime}, {torch.get_num_threads()} CPU thread(s)",
+        partial(predict_padded, network),
+        f"{file}: {runtime}, {torch.get_num_threads()} CPU thread(s)",
     )  # fmt: skip
 
 
@@ -221,7 +214,7 @@ def predict_window(
             return_token_type_ids=typed,
         )
         types = coded["token_type_ids"] if typed else None
-        logits = np.asarray(model.logits(coded["input_ids"], batch_size, types))
+        logits = model.logits(coded["input_ids"], batch_size, types).numpy()
         if not np.isfinite(logits).all():
             raise UserError(f"{model.description}: numbers that are not finite. Train it again.")
         cut = ("cut" if coding.overflowing else "" for coding in coded.encodings)

@@ -1,19 +1,21 @@
-"""Exported graphs in ONNX Runtime, on the CPU.
+"""An exported graph in ONNX Runtime, on the CPU, in the place of a model of transformers.
 
-session = Session(Path("models/exported/minilm-1/model_optimized.onnx"))
-logits = session.predict([[101, 2143, 102]], batch_size=1)
+    model = Session(Path("models/exported/minilm-1/model_optimized.onnx"), config)
+    logits = predict_padded(model, [[101, 2143, 102]], batch_size=1)
+
+int8 scales its activations by the batch, so its answers depend a little on the batch size.
 """
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from reproduce.files import UserError, read_json
 
 if TYPE_CHECKING:
-    import numpy as np
+    import torch
 
 # By form; the names are those of `optimum`.
 FILES = {"onnx": "model.onnx", "optimized": "model_optimized.onnx", "int8": "model_quantized.onnx"}
@@ -24,12 +26,15 @@ INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}  # sum b
 class Session:
     """A text classifier in ONNX Runtime, with as many threads as PyTorch takes."""
 
-    def __init__(self, file: Path, pad_id: int = 0) -> None:
-        """Open `file`; `UserError` if it cannot be loaded, or is no text classifier."""
+    device = "cpu"
+
+    def __init__(self, file: Path, config: Any) -> None:
+        """Open `file`; `UserError` if it cannot be loaded, or is no classifier of `config`'s."""
         import onnxruntime
         import torch
 
-        options, version = onnxruntime.SessionOptions(), onnxruntime.__version__
+        self.config, version = config, onnxruntime.__version__
+        options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # errors; they come back as exceptions as well
         # Its threads would else wait for the next sentence by spinning, on others' processors.
@@ -45,65 +50,23 @@ class Session:
                 "Export it again with the versions of requirements.txt, or pull it again."
             ) from error
         self.inputs = {node.name for node in self.session.get_inputs()}
-        outputs = {node.name: node.shape for node in self.session.get_outputs()}
-        if not self.inputs <= INPUTS or "logits" not in outputs:
-            found = f"{', '.join(sorted(self.inputs))} -> {', '.join(outputs)}"
+        outputs = {node.name: node.shape[-1] for node in self.session.get_outputs()}
+        if not self.inputs <= INPUTS or outputs.get("logits", 0) != config.num_labels:
+            found = f"{', '.join(sorted(self.inputs))} -> {outputs}"
             raise UserError(
-                f"{file} is no text classifier: it computes {found}; expected input_ids, "
-                "attention_mask -> logits. Export it again."
+                f"{file} computes {found}; expected input_ids, attention_mask -> logits of the "
+                f"{config.num_labels} labels in config.json. Export it again."
             )
-        self.pad_id, self.labels = pad_id, outputs["logits"][-1]
         precision = "int8" if file.name == FILES["int8"] else "fp32"
         self.description = f"ONNX Runtime {version}, {precision}, CPU"
 
-    def predict(
-        self,
-        token_ids: Sequence[Sequence[int]],
-        batch_size: int,
-        token_types: Sequence[Sequence[int]] | None = None,
-    ) -> "np.ndarray":
-        """Logits of tokenised sentences, in their order; batches hold near lengths.
+    def __call__(self, **batch: "torch.Tensor") -> SimpleNamespace:
+        """Logits, float32 of shape (sentences, labels), of inputs of shape (sentences, tokens)."""
+        import torch
 
-        int8 scales its activations by the batch, so its answers depend a little on `batch_size`.
-
-        Args:
-            token_ids: special tokens included, unpadded; not empty.
-            token_types: of pairs, shaped like `token_ids`.
-
-        Returns:
-            float32 array of shape (sentences, labels).
-        """
-        import numpy as np
-
-        order = sorted(range(len(token_ids)), key=lambda i: len(token_ids[i]))
-        parts = []
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            types = [token_types[i] for i in chosen] if token_types else None
-            parts.append(self.run(pad([token_ids[i] for i in chosen], types, self.pad_id)))
-        return np.concatenate(parts)[np.argsort(order)]
-
-    def run(self, batch: Mapping[str, "np.ndarray"]) -> "np.ndarray":
-        """Logits, float32 of shape (sentences, labels), of a batch as `pad` gives it."""
-        logits: np.ndarray = self.session.run(["logits"], {i: batch[i] for i in self.inputs})[0]
-        return logits
-
-
-def pad(
-    token_ids: Sequence[Sequence[int]],
-    token_types: Sequence[Sequence[int]] | None = None,
-    pad_id: int = 0,
-) -> dict[str, "np.ndarray"]:
-    """The three inputs by name: int64 arrays of shape (sentences, longest), padded at the right."""
-    import numpy as np
-
-    batch = {name: np.zeros((len(token_ids), max(map(len, token_ids))), int) for name in INPUTS}
-    batch["input_ids"] += pad_id
-    for row, ids in enumerate(token_ids):
-        batch["input_ids"][row, : len(ids)] = ids
-        batch["attention_mask"][row, : len(ids)] = 1
-        batch["token_type_ids"][row, : len(ids)] = token_types[row] if token_types else 0
-    return batch
+        batch.setdefault("token_type_ids", torch.zeros_like(batch["input_ids"]))
+        inputs = {name: batch[name].numpy() for name in self.inputs}
+        return SimpleNamespace(logits=torch.from_numpy(self.session.run(["logits"], inputs)[0]))
 
 
 def warn_of_saturation(folder: Path, cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
@@ -112,13 +75,10 @@ def warn_of_saturation(folder: Path, cpuinfo: Path = Path("/proc/cpuinfo")) -> N
     Without VNNI, AMX or Arm's dot product, two products are added in 16 bits, which can saturate
     (onnxruntime.ai, "Quantize ONNX models"), unless the weights have 7 bits.
     """
-    settings = read_json(folder / "ort_config.json", "Export it again.")["quantization"]
-    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.is_file() else ""
-    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    if flags and not INT8_FLAGS & set(flags[1].split()) and not settings["reduce_range"]:
-        print(
-            f"warning: {folder / FILES['int8']}: this processor has no VNNI or AMX, so sums of "
-            f"int8 products can saturate and answers differ from those elsewhere. Use "
-            f"{FILES['optimized']}, or export with export.reduce_range: true.",
-            file=sys.stderr,
-        )
+    path = folder / "ort_config.json"
+    made = read_json(path, "Export it again.") if path.is_file() else {}
+    reduced = made.get("quantization", {}).get("reduce_range")
+    flags = set(cpuinfo.read_text(encoding="utf-8").split()) if cpuinfo.is_file() else INT8_FLAGS
+    if not INT8_FLAGS & flags and not reduced:
+        words = "warning: this processor has no VNNI or AMX, so sums of int8 products can saturate"
+        print(f"{words} and answers differ from those elsewhere; use fp32.", file=sys.stderr)

@@ -1,0 +1,120 @@
+"""Size and speed of the models: exact counts, every sentence by every model, medians."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DistilBertConfig,
+    PreTrainedConfig,
+)
+
+from conftest import Here, Repository
+from stages import benchmark
+
+MINILM: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
+
+
+@pytest.mark.parametrize(
+    ("config", "all_of_it", "encoder"),
+    [
+        (DistilBertConfig(), 66_955_010, 66_362_880),
+        (BertConfig(), 109_483_778, 109_482_240),
+        (BertConfig(num_attention_heads=12, **MINILM), 22_713_986, 22_713_216),
+    ],
+    ids=["distilbert", "bert", "minilm"],
+)
+def test_parameters_of_full_size_models_are_exact(
+    config: PreTrainedConfig, all_of_it: int, encoder: int
+) -> None:
+    with torch.device("meta"):  # shapes without memory, of which there is nothing to save
+        model = AutoModelForSequenceClassification.from_config(config)
+    model.save_pretrained = lambda folder: Path(folder, "model.safetensors").write_text("12345")
+    sizes = {"parameters": all_of_it, "parameters_encoder": encoder, "bytes": 5}
+    assert benchmark.size(model) == sizes
+
+
+def test_bytes_on_disk_are_those_of_the_saved_file(tiny_model: Path, tmp_path: Path) -> None:
+    model = benchmark.build(tiny_model)
+    model.save_pretrained(tmp_path / "saved")
+    saved = (tmp_path / "saved/model.safetensors").stat().st_size
+    assert benchmark.size(model)["bytes"] == saved
+
+
+def test_models_are_built_in_fp32_for_inference(tiny_model: Path) -> None:
+    model = benchmark.build(tiny_model)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert not model.training and model.config.num_labels == 2
+
+
+def test_every_model_computes_every_sentence_and_they_take_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a clock that ticks once a reading, each of 3 sentences takes 1 second."""
+    calls: list[tuple[str, int]] = []
+
+    def model(name: str) -> Any:
+        return lambda input_ids: calls.append((name, int(input_ids)))
+
+    ids = [torch.tensor([i]) for i in range(3)]
+    monkeypatch.setattr("time.perf_counter", itertools.count(100.0).__next__)
+    models, inputs = {"a": model("a"), "b": model("b")}, {"a": ids, "b": ids}
+    seconds = benchmark.time_passes(models, inputs, passes=2, warmup=1)
+    assert seconds == {"a": [3.0, 3.0], "b": [3.0, 3.0]}
+    # The one that goes first changes with every sentence.
+    a_pass = [("a", 0), ("b", 0), ("b", 1), ("a", 1), ("a", 2), ("b", 2)]
+    assert calls == [("a", 0), ("b", 0), *a_pass, *a_pass]  # warm-up first
+
+
+@pytest.mark.parametrize(
+    ("count", "chosen"), [(0, "abcdefg"), (2, "ad"), (3, "ace"), (7, "abcdefg"), (99, "abcdefg")]
+)
+def test_sentences_are_chosen_evenly(count: int, chosen: str) -> None:
+    assert benchmark.choose("abcdefg", count) == list(chosen)
+
+
+def test_speed_is_summarised_by_medians() -> None:
+    """The speed-up is the median of the ratios (2, 3, 1.5), not the ratio of the medians (3)."""
+    assert benchmark.summarize([1.0, 2.0, 4.0], [2.0, 6.0, 6.0], 100) == {
+        "seconds": 2.0,
+        "seconds_by_pass": [1.0, 2.0, 4.0],
+        "sentences_per_second": 50.0,
+        "speedup": 2.0,
+        "speedup_by_pass": [2.0, 3.0, 1.5],
+    }
+
+
+def test_without_the_teacher_there_is_no_speed_up() -> None:
+    summary = benchmark.summarize([1.0, 3.0], None, 10)
+    assert (summary["speedup"], summary["speedup_by_pass"]) == ("not run", [])
+
+
+def test_the_speed_file_names_sentences_teacher_and_machine(finished: Repository) -> None:
+    """The teacher, `other`, is not among the models."""
+    speed = finished.json("metrics/speed.json")
+    assert (speed["sentences"], speed["teacher"], set(speed["models"])) == (8, "other", {"tiny"})
+    assert speed["environment"]["threads"] >= 1 and speed["environment"]["cpu"]
+
+
+def test_sentences_are_cut_where_the_training_cuts_them(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here.edit("params.yaml", lambda p: p["tokenize"].update(max_length=5))
+    seen: list[int] = []
+
+    def time_passes(models: Any, inputs: Any, passes: int, warmup: int) -> Any:
+        seen.extend(ids.shape[1] for ids in inputs["tiny"])
+        return {"tiny": [1.0]}
+
+    monkeypatch.setattr(benchmark, "time_passes", time_passes)
+    here.stage("benchmark")
+    assert seen == [5] * 8
+
+
+def test_a_model_without_config_is_named(here: Here) -> None:
+    (here.path / "models/tokenizers/tiny/config.json").unlink()
+    assert "models/tokenizers/tiny/config.json: " in here.refused("benchmark")
