@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from reproduce.files import write_text
 from reproduce.inputs.catalog import Dataset, Model, Source, Split, on_the_hub
+from reproduce.models.metrics import measure
 from reproduce.verdict.runs import Run
 from reproduce.verdict.statistics import wilson
 from reproduce.verdict.tables import markdown_table
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.95
 # The Hub's names of the metrics that it calls otherwise than we do.
 HUB_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
-ABOUT_RUN = ("model", "seed", "dataset", "selection", "max_length", "data", "pins")
 
 
 def write_card(run: Run, environment: dict[str, Any], dataset: Dataset, model: Model) -> Path:
@@ -40,10 +40,8 @@ def card_metadata(run: Run, dataset: Dataset, model: Model) -> "ModelCardData":
 
     base, data = on_the_hub(model.sources), on_the_hub(dataset.sources)
     results = eval_results(run, run.measured, dataset.validation, dataset)
-    if dataset.validation_mismatched and run.measured_mismatched:
-        results += eval_results(
-            run, run.measured_mismatched, dataset.validation_mismatched, dataset
-        )
+    if dataset.validation_mismatched and (others := mismatched(run)):
+        results += eval_results(run, others, dataset.validation_mismatched, dataset)
     return ModelCardData(
         model_name=run.name,
         language="en",
@@ -55,6 +53,12 @@ def card_metadata(run: Run, dataset: Dataset, model: Model) -> "ModelCardData":
         metrics=[HUB_METRICS.get(metric, metric) for metric in dataset.metrics],
         eval_results=results,
     )
+
+
+def mismatched(run: Run) -> dict[str, Any] | None:
+    """The metrics on a second validation set."""
+    part = run.mismatched
+    return measure(part.logits, part.labels, run.labels, run.metrics) if part else None
 
 
 def eval_results(
@@ -88,7 +92,7 @@ def card_text(run: Run, environment: dict[str, Any], dataset: Dataset, model: Mo
     made_by, held_out, n = environment["run"], run.split != "validation", len(run.validation.labels)
     rows = (dataset.train.rows or 0) - (n if held_out else 0)
     rows = min(rows, made_by["selection"]["train"] or rows)
-    recipe = sorted((key, value) for key, value in made_by.items() if key not in ABOUT_RUN)
+    recipe = sorted(made_by["finetune"].items())
     answer = f"classes: {', '.join(dataset.labels)}"
     if dataset.scale:
         answer = f"label: a number from {dataset.scale[0]:g} to {dataset.scale[1]:g}"
@@ -168,7 +172,7 @@ def _usage(dataset: Dataset) -> str:
 
 def _scores(run: Run, dataset: Dataset) -> str:
     rows = [["metric", "value", f"{CONFIDENCE:.0%} interval", "examples"]]
-    parts = {"": run.measured, ", mismatched genres": run.measured_mismatched}
+    parts = {"": run.measured, ", mismatched genres": mismatched(run)}
     for where, measured in parts.items():
         for metric in (*dataset.metrics, "loss") if measured else ():
             value = "not defined" if measured[metric] is None else f"{measured[metric]:.4f}"

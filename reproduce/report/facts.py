@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from reproduce.files import UserError, read_json
 from reproduce.inputs.catalog import Dataset, on_the_hub, read_dataset, read_model
 from reproduce.inputs.sentences import read_tsv
-from reproduce.params import PARAMS, Finetune, read_yaml, validate
+from reproduce.params import PARAMS, Finetune, read_yaml
 from reproduce.report.analysis import (
     Calibration,
     Point,
@@ -21,7 +21,7 @@ from reproduce.report.analysis import (
     worst_errors,
 )
 from reproduce.training.recipe import read_recipe
-from reproduce.verdict.published import PUBLISHED, Published
+from reproduce.verdict.published import Published, read_published
 from reproduce.verdict.runs import NotRun, Run, read_export, read_runs, recipe_of, split_of
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def read_facts() -> Facts:
             f"metrics/claims.json is missing or of another experiment; expected "
             f"{', '.join(wanted)}. Run `dvc repro compare`."
         )
-    published = validate(Published, read_yaml(PUBLISHED), f"{PUBLISHED}:")
+    published = read_published()
     dataset = read_dataset(params["dataset"])
     models = [
         read_model_facts(name, list(runs.values()), params, published)

@@ -77,9 +77,10 @@ def draw(facts: Facts, say: Wording) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
     level = say.short(100 * facts.params["compare"]["confidence"])
 
-    def add(name: str, svg: str, caption: str = "", **values: Any) -> None:
+    def add(name: str, svg: str, caption: str = "", /, **values: Any) -> None:
         text = say(f"caption_{caption or name}", **values)
-        figures[name] = Figure(Markup(svg), text)  # noqa: S704 (charts.py escapes what it writes)
+        labelled = svg.replace("<svg ", f'<svg class="chart" role="img" aria-label="{text}" ', 1)
+        figures[name] = Figure(Markup(labelled), text)  # noqa: S704 (matplotlib escapes its texts)
 
     with charts.style():
         if count := sum(len(model.curves) for model in facts.ran):
