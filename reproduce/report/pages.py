@@ -170,7 +170,6 @@ def compose(facts: Facts, say: Wording) -> dict[str, Any]:
         "lacking": lacking_parts(facts, say),
         "setting": setting(facts, task, say),
         "scores": [text for model in facts.ran for text in score_texts(facts, model, say)],
-        "curves": curve_texts(facts, say),
         "calibration": calibration_texts(facts, say),
         "size": size_texts(facts, say),
         "reference": reference_text(facts, say),
@@ -186,13 +185,10 @@ def lacking_parts(facts: Facts, say: Wording) -> dict[str, str]:
     ran = "" if facts.ran else say("nothing_ran")
     classes = ran or ("" if facts.dataset.labels else say("no_classes"))
     texts = classes or ("" if facts.texts is not None else say("no_sentences"))
-    parts = {"claims": "", "rules": "", "paired": "", "setting": "", "scores": ran, "curves": ran}
-    if not ran and not any(model.curves for model in facts.ran):
-        parts["curves"] = curve_texts(facts, say)[0]
+    parts = {"claims": "", "rules": "", "paired": "", "setting": "", "scores": ran}
     parts |= {"confusion": classes, "calibration": classes, "groups": texts, "errors": texts}
     if not texts and not facts.errors:
         parts["errors"] = say("no_errors", name=facts.shown.name)
-    parts["agreement"] = classes or ("" if facts.agreement else say("agreement_none"))
     parts["size"] = "" if facts.speed else say("no_speed")
     return parts | {"exported": "", "reference": "", "environment": ran, "limits": ""}
 
@@ -230,19 +226,14 @@ def score_texts(facts: Facts, model: Model, say: Wording) -> list[str]:
     if len(kinds) > 1:
         devices = "; ".join(f"{kind}: {say.seeds(seeds)}" for kind, seeds in kinds.items())
         texts.append(say("mixed_devices", name=model.name, devices=devices))
+    if model.curves:
+        last = [float(curve[-1, 1]) for curve in model.curves.values()]
+        texts.append(
+            say("curve_end", name=model.name, loss=say.interval((min(last), max(last)), 3))
+        )
+    if absent := [run.seed for run in model.runs if run.seed not in model.curves]:
+        texts.append(say("no_curve", name=model.name, seeds=say.seeds(absent)))
     return texts
-
-
-def curve_texts(facts: Facts, say: Wording) -> list[str]:
-    """Where each model's curves end, and which runs have none."""
-    texts, absent = [], []
-    for model in facts.ran:
-        absent += [run.name for run in model.runs if run.seed not in model.curves]
-        if model.curves:
-            last = [float(curve[-1, 1]) for curve in model.curves.values()]
-            loss, seeds = say.interval((min(last), max(last)), 3), say.seeds(list(model.curves))
-            texts.append(say("curve_end", name=model.name, loss=loss, seeds=seeds))
-    return [*texts, say("no_curve", runs=", ".join(absent))] if absent else texts
 
 
 def calibration_texts(facts: Facts, say: Wording) -> list[str]:
