@@ -201,16 +201,6 @@ class Benchmark(Section):
     threads: Annotated[int, Field(ge=0)]
 
 
-class Margins(Section):
-    """How far from the published value a result may be and count as the same."""
-
-    score: Annotated[float, Field(gt=0)]  # points
-    retention: Annotated[float, Field(gt=0)]  # points of the percentage
-    parameters: Annotated[float, Field(gt=0)]  # points of the percentage
-    speed: Annotated[float, Field(ge=0)]  # of the ratio
-    size: Annotated[float, Field(gt=0)]  # MB
-
-
 class Bootstrap(Section):
     """How often to resample, and from which seed."""
 
@@ -224,8 +214,13 @@ class Compare(Section):
     teacher: Name
     student: Name
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
-    margins: Margins
     bootstrap: Bootstrap
+
+    @model_validator(mode="after")
+    def _two_models(self) -> "Compare":
+        if self.student == self.teacher:
+            raise ValueError("student and teacher are the same model: name two")
+        return self
 
 
 SECTIONS: dict[str, type[Section]] = {

@@ -100,7 +100,9 @@ def medians_text(evidence: Evidence, language: str) -> str:
     for model in evidence.runs:
         if scores := evidence.scores(model):
             median = in_language(statistics.median(scores.values()), language)
-            parts.append(f"{model} {median} ({len(scores)} {seeds[len(scores) > 1]})")
+            kinds = sorted({run.device for run in evidence.of_model(model).values()})
+            mixed = f", {' + '.join(kinds)}" if kinds[1:] else ""
+            parts.append(f"{model} {median} ({len(scores)} {seeds[len(scores) > 1]}{mixed})")
     return ", ".join(parts)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reproduce.command import go_offline, run_command
-from reproduce.files import UserError, read_json
+from reproduce.files import UserError, read_json, write_text
 from reproduce.inputs.catalog import DATASET_ENTRY, MODEL_ENTRIES, Dataset, Model, read_entry
 from reproduce.inputs.sentences import read_about, read_tsv
 from reproduce.inputs.tokenized import TOKENIZED, read_tokenized
@@ -28,7 +28,7 @@ VALIDATION = Path("data/raw/validation.tsv")
 
 
 def main() -> None:
-    """Write predictions/MODEL-SEED.csv and .json, and the model card."""
+    """Write predictions/MODEL-SEED.csv and .json, curves/MODEL-SEED.tsv, and the model card."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -68,6 +68,8 @@ def main() -> None:
         parts[1] if parts[1:] else None,
     )
     path = write_run(run)
+    # Out of DVC's cache into git, for people: as an output of finetune it could not be both.
+    write_text(Path(f"curves/{name}.tsv"), (folder / "loss.tsv").read_text(encoding="utf-8"))
     dataset = read_entry(DATASET_ENTRY, Dataset)
     model = read_entry(MODEL_ENTRIES / f"{arguments.model}.json", Model)
     card = write_card(run, environment, dataset, model)

@@ -191,7 +191,7 @@ def outcome(training: "Training", resumed: int, broken: list[str]) -> dict[str, 
         "last_loss": round(training.points[-1][1], 4),
         "padding": round(training.batches.padding_share(), 4),
         "resumed_at_step": resumed,
-        "not_deterministic": broken,
+        "not_deterministic": broken or None,  # DVC warns of an empty list in a plot
     }
 
 
@@ -209,7 +209,7 @@ def put_in_place(result: Path, run: str) -> None:
     """Put the outputs in their places and say in one line what came out."""
     place_files(result / "model", Path("models/finetuned") / run)
     curve, environment = result / "metrics/loss.tsv", result / "environment.json"
-    write_text(Path("curves") / f"{run}.tsv", curve.read_text(encoding="utf-8"))
+    write_text(Path("models/finetuned") / run / "loss.tsv", curve.read_text(encoding="utf-8"))
     facts = read_json(environment, "Run `make clean-checkpoints`.")
     write_json(Path("environment") / f"{run}.json", facts)
     resumed = f" (resumed at step {facts['resumed_at_step']:,})" if facts["resumed_at_step"] else ""
@@ -219,7 +219,7 @@ def put_in_place(result: Path, run: str) -> None:
         f"{facts['seconds'] / 60:.1f} min{resumed}, {facts['ms_per_step']:,.1f} ms a step, "
         f"last loss {facts['last_loss']:.4f}, {facts['padding'] * 100:.1f} % of the tokens padding"
     )
-    for operation in facts["not_deterministic"]:
+    for operation in facts["not_deterministic"] or ():
         print(f"warning: this device cannot repeat the run bit by bit: {operation}")
 
 

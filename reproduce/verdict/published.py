@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from reproduce.inputs.catalog import FileName, Pin, Source
 from reproduce.params import Name, Section, read_yaml, validate
 
 PUBLISHED = Path("published.yaml")
@@ -105,11 +106,25 @@ class Table3(Section):
     seconds: dict[Name, Positive]  # one pass over the STS-B dev set, CPU, batch size 1
 
 
+class Reference(Section):
+    """A fine-tuned checkpoint of others, and how many sentences they say it has right."""
+
+    dataset: Name
+    tokenizer: Name  # the catalog's model that has its tokenizer.json
+    max_length: Annotated[int, Field(ge=3)]
+    correct: Annotated[int, Field(ge=0)]
+    sentences: Annotated[int, Field(ge=1)]
+    source: str
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    files: Annotated[dict[FileName, Pin], Field(min_length=1)]
+
+
 class Published(Section):
     """The whole of published.yaml."""
 
     results: tuple[Row, ...]
     table3: Table3
+    reference: Reference
     titles: dict[Name, str]  # how the tasks are called in sentences
     claims: Annotated[dict[Name, Claim], Field(min_length=1)]
     words: dict[str, Text]

@@ -1,0 +1,97 @@
+"""Check how we evaluate: the authors' own fine-tuned checkpoint, with their count beside ours.
+
+Run as: dvc repro reference/dvc.yaml    (or: python -m stages.reference)
+
+It needs no GPU and no training, but the Hub (or HUB_MIRROR): without it nothing is kept. Its stage
+has a file of its own, so that `dvc repro` neither runs it nor stops at it.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from reproduce.command import run_command
+from reproduce.files import UserError, write_json
+from reproduce.inputs.canonical import canonical_tsv
+from reproduce.inputs.catalog import read_model, read_pinned_dataset
+from reproduce.inputs.fetch import fetch
+from reproduce.inputs.sentences import read_tsv
+from reproduce.inputs.tokenizer import load_tokenizer
+from reproduce.models.logits import predict
+from reproduce.models.metrics import measure
+from reproduce.verdict.published import PUBLISHED, Reference, read_published
+
+RESULT = Path("reference/result.json")
+BATCH_SIZE = 32
+
+
+def main() -> None:
+    """Write reference/result.json."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
+    reference = read_published().reference
+    with tempfile.TemporaryDirectory() as scratch:
+        texts, labels = download_sentences(reference, Path(scratch) / "dataset")
+        correct = count_correct(reference, Path(scratch) / "model", texts, labels)
+    apart = abs(correct - reference.correct)
+    names = [str(source) for source in reference.sources]
+    write_json(
+        RESULT,
+        {
+            "checkpoint": names[0],
+            "dataset": reference.dataset,
+            "sentences": len(texts),
+            "correct": correct,
+            "published": reference.correct,
+            "apart": apart,
+            "source": reference.source,
+        },
+    )
+    verdict = "equal" if not apart else f"{apart} sentence(s) apart"
+    print(f"{RESULT}: right on {correct} of {len(texts)}, published {reference.correct}: {verdict}")
+
+
+def download_sentences(reference: Reference, folder: Path) -> tuple[list[str], list[float]]:
+    """The validation sentences and their labels, in the canonical form."""
+    dataset = read_pinned_dataset(reference.dataset)
+    split = dataset.validation
+    fetch("dataset", dataset.sources, {split.file: dataset.pins()[split.file]}, folder)
+    file = folder / "validation.tsv"
+    file.write_bytes(canonical_tsv(folder / split.file, split, dataset, hidden=False)[0])
+    texts, labels = read_tsv(file, dataset.label_values, dataset.columns)
+    if len(texts) != reference.sentences:
+        raise UserError(
+            f"{PUBLISHED}: reference.sentences is {reference.sentences}, but the validation set of "
+            f"{reference.dataset} has {len(texts)}. Correct it."
+        )
+    return texts, labels
+
+
+def count_correct(reference: Reference, folder: Path, texts: list[str], labels: list[float]) -> int:
+    """Download the checkpoint to `folder` and count what it has right.
+
+    Raises:
+        UserError: no source has the files, bytes differ from their pin, or its vocabulary is not
+            that of the tokenizer.
+    """
+    import numpy as np
+
+    fetch("model", reference.sources, reference.files, folder)
+    entry = read_model(reference.tokenizer)
+    fetch("model", entry.sources, {"tokenizer.json": entry.tokenizer["tokenizer.json"]}, folder)
+    tokenizer = load_tokenizer(folder)
+    by_id = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if [word for word, _ in by_id] != (folder / "vocab.txt").read_text("utf-8").splitlines():
+        raise UserError(
+            f"{PUBLISHED}: reference.tokenizer: the vocabulary of {reference.tokenizer} is not the "
+            "checkpoint's. Name the model of catalog.yaml whose vocab.txt is the same."
+        )
+    ids = tokenizer(texts, truncation=True, max_length=reference.max_length)["input_ids"]
+    logits, names = predict(folder, ids, BATCH_SIZE)
+    measured = measure(logits.numpy(), np.array(labels, int), names, ["accuracy"])
+    return int(measured["correct"])
+
+
+if __name__ == "__main__":
+    run_command(main)
