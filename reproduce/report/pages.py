@@ -145,24 +145,27 @@ def group_rows(facts: Facts, part: str, say: Wording) -> list[Dots]:
 
 def compose(facts: Facts, say: Wording) -> dict[str, Any]:
     """What the template shows that is put together from texts and facts."""
-    claims, compare = facts.claims["claims"], facts.params["compare"]
-    verdicts = [claim["verdict"] for claim in claims.values()]
+    compare, found = facts.params["compare"], facts.claims["claims"]
+    claims = [found[name] for name in facts.published.claims if name in found]
+    verdicts = [claim["verdict"] for claim in claims]
     counts = {name.replace(" ", "_"): verdicts.count(name) for name in VERDICTS}
     each = (f"{model.name} {say('of', part=len(model.runs), all=len(facts.params['seeds']))}"
             for model in facts.models)  # fmt: skip
     task = facts.published.titles.get(facts.params["dataset"], facts.params["dataset"])
     remarks, rules = [], {}
-    for number, claim in enumerate(claims.values(), start=1):
-        remarks += [f"{number}. {say.statement(remark)}" for remark in claim["remarks"]]
+    for number, claim in enumerate(claims, start=1):
+        if texts := " ".join(map(say.statement, claim["remarks"])):
+            remarks.append(f"{number}. {texts}")
         rules.setdefault(say.statement(claim["rule_text"]), []).append(str(number))
     run = f"{facts.models[0].name}-{facts.params['seeds'][0]}"
     return {
         "task": task,
+        "claims": claims,
         "verdicts": say("verdict_summary", total=len(verdicts), **counts),
         "verdict": {name.replace(" ", "_"): say(f"claim_{name}") for name in VERDICTS},
         "runs": say("runs_summary", models=", ".join(each)),
         "remarks": remarks,
-        "rules": [f"{', '.join(numbers)}: {rule}" for rule, numbers in rules.items()],
+        "rules": [f"{', '.join(numbers)}. {rule}" for rule, numbers in rules.items()],
         "student": compare["student"],
         "teacher": compare["teacher"],
         "score": score_name(facts, say),
