@@ -149,7 +149,8 @@ def confusion_csv(evidence: Evidence) -> str:
 
 def _csv(rows: list[list[Any]]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    empty = [[""] * len(rows[0])] if len(rows) == 1 else []  # of a table with no row DVC warns
+    csv.writer(text, lineterminator="\n").writerows([*rows, *empty])
     return text.getvalue()
 
 
