@@ -190,7 +190,7 @@ def read_facts() -> Facts:
     first = next((model.runs[0] for model in models if model.runs), None)
     rates = read_optional("benchmarks/results/verdicts.json", "git checkout benchmarks")
     speed = read_optional("metrics/speed.json", "dvc repro benchmark")
-    reference = read_optional("metrics/reference.json", "dvc repro reference")
+    reference = read_optional("reference/result.json", "dvc repro reference/dvc.yaml")
     texts = read_texts(first.sentences, dataset) if first else None
     return Facts(params, split, dataset, published, claims, rates, speed, reference, models, texts)
 

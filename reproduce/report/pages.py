@@ -166,6 +166,7 @@ def compose(facts: Facts, say: Wording) -> dict[str, Any]:
         "runs": say("runs_summary", models=", ".join(each)),
         "remarks": remarks,
         "rules": [f"{', '.join(numbers)}. {rule}" for rule, numbers in rules.items()],
+        "rates": [error_rates(facts, rule, say) for rule in ("score", "retention")],
         "student": compare["student"],
         "teacher": compare["teacher"],
         "score": score_name(facts, say),
@@ -264,7 +265,22 @@ def size_texts(facts: Facts, say: Wording) -> list[str]:
 
 def reference_text(facts: Facts, say: Wording) -> str:
     """What our evaluation makes of the authors' own checkpoint."""
-    return say("not_run")
+    if not (found := facts.reference):
+        return say("reference_not_run")
+    values = {key: found[key] for key in ("checkpoint", "correct", "apart", "published", "source")}
+    return say("reference_result", n=found["sentences"], **values)
+
+
+def error_rates(facts: Facts, rule: str, say: Wording) -> list[list[str]]:
+    """How often a rule is right: a head of true differences, and a row a study's kind."""
+    cells = facts.error_rates["rules"][rule] if facts.error_rates else []
+    differences = sorted({cell["difference"] for cell in cells})
+    rows: dict[str, list[str]] = {}
+    for cell in cells:
+        name = say("spread", n=cell["seeds"], spread=say.short(cell["spread"]))
+        shares = (say.number(cell[verdict], 0) for verdict in VERDICTS[:2])
+        rows.setdefault(name, [name]).append(" / ".join(shares))
+    return [[say(f"rates_{rule}"), *map(say.short, differences)], *rows.values()]
 
 
 def environment_texts(facts: Facts, say: Wording) -> list[str]:
