@@ -190,7 +190,7 @@ def lacking_parts(facts: Facts, say: Wording) -> dict[str, str]:
     classes = ran or ("" if facts.dataset.labels else say("no_classes"))
     texts = classes or ("" if facts.texts is not None else say("no_sentences"))
     parts = {"claims": "", "rules": "", "paired": "", "setting": "", "scores": ran}
-    parts |= {"confusion": classes, "calibration": classes, "groups": texts, "errors": texts}
+    parts |= {"confusion": classes, "groups": texts, "errors": texts}
     if not texts and not facts.errors:
         parts["errors"] = say("no_errors", name=facts.shown.name)
     parts["size"] = "" if facts.speed else say("no_speed")
@@ -279,7 +279,7 @@ def error_rates(facts: Facts, rule: str, say: Wording) -> list[list[str]]:
     for cell in cells:
         name = say("spread", n=cell["seeds"], spread=say.short(cell["spread"]))
         shares = (say.number(cell[verdict], 0) for verdict in VERDICTS[:2])
-        rows.setdefault(name, [name]).append(" / ".join(shares))
+        rows.setdefault(name, [name]).append("/".join(shares))
     return [[say(f"rates_{rule}"), *map(say.short, differences)], *rows.values()]
 
 
