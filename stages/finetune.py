@@ -191,7 +191,7 @@ def outcome(training: "Training", resumed: int, broken: list[str]) -> dict[str, 
         "last_loss": round(training.points[-1][1], 4),
         "padding": round(training.batches.padding_share(), 4),
         "resumed_at_step": resumed,
-        "not_deterministic": broken or None,  # DVC warns of an empty list in a plot
+        "not_deterministic": dict.fromkeys(broken, True),  # DVC's plots warn of an empty list
     }
 
 
@@ -219,7 +219,7 @@ def put_in_place(result: Path, run: str) -> None:
         f"{facts['seconds'] / 60:.1f} min{resumed}, {facts['ms_per_step']:,.1f} ms a step, "
         f"last loss {facts['last_loss']:.4f}, {facts['padding'] * 100:.1f} % of the tokens padding"
     )
-    for operation in facts["not_deterministic"] or ():
+    for operation in facts["not_deterministic"]:
         print(f"warning: this device cannot repeat the run bit by bit: {operation}")
 
 

@@ -1,6 +1,7 @@
-"""Each interval and test against the literature, against R's documented output, or against exact arithmetic done here."""
+"""Each interval, test and rule against the literature, R's output, or exact arithmetic."""
 
 import itertools
+import json
 import math
 from fractions import Fraction
 from typing import Any
@@ -10,23 +11,118 @@ import pytest
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+from benchmarks import verdicts
+from conftest import ROOT
 from reproduce.verdict.statistics import (
-    bootstrap_ratio,
-    bootstrap_score,
-    difference_from_published,
-    difference_interval,
+    Difference,
+    at_least,
+    bootstrap,
+    difference_over_seeds,
+    equivalence,
     mcnemar,
-    ratio_interval,
     score,
-    seed_interval,
     wilson,
 )
 
-# Student (1908), the data set `sleep` of R: more hours of sleep by drug 1 and by drug 2, the same ten patients.
+# Student (1908), R's data set `sleep`: more hours of sleep by drug 1 and 2, the same ten patients.
 DRUG_1 = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
 DRUG_2 = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+SCORES = [90.6, 91.86, 91.06, 91.4, 91.28]
 
-# --- proportions ------------------------------------------------------------------------------------------------------
+
+def over_seeds(*samples: list[float], published: float, seeds: int | None) -> Difference:
+    means = [np.mean(sample) for sample in samples]
+    deviations = [np.std(sample, ddof=1) for sample in samples]
+    return difference_over_seeds(means, deviations, [len(s) for s in samples], published, seeds)
+
+
+# --- over seeds ----------------------------------------------------------------------------------
+
+
+def test_against_an_exact_number_the_interval_is_student_s() -> None:
+    """R: with(sleep, t.test(extra[group == 1], extra[group == 2], paired = TRUE))."""
+    differences = [first - second for first, second in zip(DRUG_1, DRUG_2, strict=True)]
+    interval = over_seeds(differences, published=0, seeds=None).interval(0.95)
+    assert interval == pytest.approx((-2.4598858, -0.7001142), abs=5e-8)
+
+
+def test_the_article_s_median_adds_its_own_error() -> None:
+    """The variance of a median of 5 is pi / 2 times that of their mean; t(0.95, 4) = 2.131847."""
+    found = over_seeds(SCORES, published=91.3, seeds=5)
+    half = 2.131847 * np.std(SCORES, ddof=1) * math.sqrt(1 / 5 + math.pi / 10)
+    middle = np.mean(SCORES) - 91.3
+    assert found.interval(0.9) == pytest.approx((middle - half, middle + half), abs=1e-6)
+
+
+def test_a_ratio_has_welch_s_degrees_of_freedom() -> None:
+    """For small spreads a ratio's relative error is that of a difference of logarithms."""
+    first, second = [91.3, 91.4, 91.1], [92.7, 92.5, 92.8, 92.9]
+    found = over_seeds(first, second, published=98.0, seeds=None)
+    logs = [np.log(values) for values in (first, second)]
+    welch = stats.ttest_ind(*logs, equal_var=False)
+    low, high = welch.confidence_interval(0.95)
+    assert float(found.freedom) == pytest.approx(welch.df, rel=2e-3)
+    expected = (100 * math.exp(low) - 98, 100 * math.exp(high) - 98)
+    assert found.interval(0.95) == pytest.approx(expected, abs=2e-3)
+
+
+def test_equal_seeds_have_an_interval_of_no_width() -> None:
+    found = over_seeds([91.0] * 5, published=91.3, seeds=5)
+    assert found.interval(0.9) == pytest.approx((-0.3, -0.3))
+
+
+def difference(low: float, high: float) -> Difference:
+    """A difference with this 90 % interval and so many degrees of freedom that t is normal."""
+    return Difference((low + high) / 2, (high - low) / 2 / stats.norm.ppf(0.95), 1e9)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "two_sided", "one_sided"),
+    [
+        (-0.9, 0.9, "reproduced", "reproduced"),
+        (-1.1, 0.9, "inconclusive", "inconclusive"),
+        (0.2, 1.8, "inconclusive", "reproduced"),
+        (1.3, 2.0, "not reproduced", "reproduced"),
+        (-2.0, -1.3, "not reproduced", "not reproduced"),
+        (-2.0, -1.05, "inconclusive", "inconclusive"),  # outside at 90 %, not at 95 %
+    ],
+)
+def test_an_interval_and_a_margin_of_1_make_a_verdict(
+    low: float, high: float, two_sided: str, one_sided: str
+) -> None:
+    found = difference(low, high)
+    verdicts_found = (str(equivalence(found, 1, 0.95)), str(at_least(found, 1, 0.95)))
+    assert verdicts_found == (two_sided, one_sided)
+
+
+@pytest.mark.parametrize("rule", verdicts.SIMULATED)
+def test_the_committed_error_rates_are_those_of_the_rules(rule: str) -> None:
+    """A fifth of the studies: a share's standard error is then at most 1.1 points."""
+    committed = json.loads((ROOT / verdicts.RESULT).read_text())["rules"][rule]
+    again = verdicts.table(verdicts.SIMULATED[rule], verdicts.STUDIES // 5)
+    for row, other in zip(committed, again, strict=True):
+        for verdict in verdicts.VERDICTS:
+            assert other[verdict] == pytest.approx(row[verdict], abs=5), (row, other)
+
+
+def test_at_the_margin_reproduced_is_wrong_in_five_of_a_hundred() -> None:
+    rows = json.loads((ROOT / verdicts.RESULT).read_text())["rules"]
+    at_margin = [r for rule in ("score", "retention") for r in rows[rule] if r["difference"] == 1]
+    assert len(at_margin) == 16
+    assert max(row["reproduced"] for row in at_margin) <= 5.5
+
+
+def test_the_page_of_error_rates_shows_the_committed_numbers() -> None:
+    found = json.loads((ROOT / verdicts.RESULT).read_text())["rules"]
+    assert (ROOT / verdicts.PAGE).read_text(encoding="utf-8") == verdicts.page(found)
+
+
+def test_the_paired_interval_covers_the_truth() -> None:
+    rows = json.loads((ROOT / verdicts.RESULT).read_text())["rules"]["paired"]
+    assert min(row["covered"] for row in rows) > 92  # nominal 95, of 300 studies
+
+
+# --- proportions and pairs -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -58,91 +154,6 @@ def test_wilson_s_bounds_are_where_the_score_test_is_just_significant(
         assert (correct / 872 - bound) ** 2 == pytest.approx(
             z**2 * bound * (1 - bound) / 872, abs=1e-12
         )
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "low", "high"),
-    # Newcombe (1998), "Interval estimation for the difference between independent proportions", Statistics in Medicine 17,
-    # Table II, method 10, cases (a), (b) and (g).
-    [
-        ((56, 70), (48, 80), 0.0524, 0.3339),
-        ((9, 10), (3, 10), 0.1705, 0.8090),
-        ((10, 10), (0, 20), 0.6791, 1.0000),
-    ],
-)
-def test_the_difference_of_two_proportions_is_newcombe_s_table(
-    first: tuple[int, int], second: tuple[int, int], low: float, high: float
-) -> None:
-    bounds = difference_interval(
-        first[0] / first[1], wilson(*first, 0.95), second[0] / second[1], wilson(*second, 0.95)
-    )  # fmt: skip
-    assert [round(bound, 4) for bound in bounds] == [low, high]
-
-
-def test_two_results_on_872_sentences_cannot_be_told_apart_within_two_and_a_half_points() -> None:
-    """What params.yaml says of the rule: about 2.7 points at 91.3 %."""
-    at = 796 / 872
-    low, high = difference_interval(at, wilson(796, 872, 0.95), at, wilson(796, 872, 0.95))
-    assert low == -high and 0.026 < high < 0.027
-
-
-# --- seeds ------------------------------------------------------------------------------------------------------------
-
-
-def test_student_s_interval_is_r_s() -> None:
-    """R: with(sleep, t.test(extra[group == 1], extra[group == 2], paired = TRUE)) prints -2.4598858 -0.7001142."""
-    differences = [first - second for first, second in zip(DRUG_1, DRUG_2, strict=True)]
-    assert seed_interval(differences, 0.95) == pytest.approx((-2.4598858, -0.7001142), abs=5e-8)
-
-
-def test_student_s_interval_of_five_values_by_hand() -> None:
-    """Mean 3, variance 10 / 4; t(0.975, 4) = 2.776445 in every table of t."""
-    half = 2.776445 * math.sqrt(2.5 / 5)
-    assert seed_interval([1, 2, 3, 4, 5], 0.95) == pytest.approx((3 - half, 3 + half), abs=1e-6)
-
-
-def test_one_seed_has_no_interval_and_equal_seeds_one_of_no_width() -> None:
-    assert seed_interval([91.3], 0.95) is None
-    assert seed_interval([91.3, 91.3, 91.3], 0.95) == (91.3, 91.3)
-    assert (
-        ratio_interval([91.3], [92.7, 92.8], 0.95)
-        is ratio_interval([91.3, 91.0], [92.7], 0.95)
-        is None
-    )
-    assert ratio_interval([91.0, 91.0], [92.0, 92.0], 0.95) == (91 / 92, 91 / 92)
-
-
-@pytest.mark.parametrize("theirs", [5, 3])
-def test_against_a_published_mean_the_interval_is_the_prediction_interval(theirs: int) -> None:
-    """mean +- t(k - 1) s sqrt(1 / k + 1 / m), around the difference."""
-    values = [90.6, 91.86, 91.06, 91.4, 91.28]
-    interval = seed_interval(values, 0.95)
-    assert interval
-    found = difference_from_published(91.24, interval, 91.3, math.sqrt(5 / theirs))
-    half = 2.776445 * np.std(values, ddof=1) * math.sqrt(1 / 5 + 1 / theirs)
-    assert found == pytest.approx((-0.06 - half, -0.06 + half), abs=1e-6)
-
-
-def test_a_published_number_has_our_error_turned_round() -> None:
-    """80 in (78, 81) against 79: theirs is (77, 80), so 1 - hypot(2, 1) to 1 + hypot(1, 2)."""
-    assert difference_from_published(80, (78, 81), 79) == pytest.approx(
-        (1 - math.sqrt(5), 1 + math.sqrt(5))
-    )
-
-
-def test_the_ratio_of_means_is_welch_s_interval_of_logarithms() -> None:
-    """R: with(sleep, t.test(extra ~ group)) prints -3.3654832 0.2054832. As logarithms, the ratio's interval is its exponential."""
-    interval = ratio_interval([math.exp(x) for x in DRUG_1], [math.exp(x) for x in DRUG_2], 0.95)
-    assert interval and tuple(map(math.log, interval)) == pytest.approx(
-        (-3.3654832, 0.2054832), abs=5e-8
-    )
-
-
-def test_there_is_no_ratio_of_what_is_not_positive() -> None:
-    assert ratio_interval([0.5, 0.4], [0.5, 0.0], 0.95) is None
-
-
-# --- McNemar ----------------------------------------------------------------------------------------------------------
 
 
 def columns(both: int, only_first: int, only_second: int, neither: int) -> tuple[Any, Any]:
@@ -189,7 +200,7 @@ def test_models_that_never_differ_have_p_1() -> None:
     assert mcnemar(*columns(5, 0, 0, 3))["p"] == 1.0
 
 
-# --- scores -----------------------------------------------------------------------------------------------------------
+# --- scores --------------------------------------------------------------------------------------
 
 REFERENCE = {
     "accuracy": accuracy_score,
@@ -235,78 +246,47 @@ def test_an_unknown_metric_is_an_error() -> None:
         score("bleu", np.zeros(2), np.zeros(2))
 
 
-# --- bootstrap --------------------------------------------------------------------------------------------------------
+# --- bootstrap -----------------------------------------------------------------------------------
 
 
 def test_the_bootstrap_over_sentences_is_the_exact_one() -> None:
-    """Accuracy of resamples of 100 sentences of which 80 are right is binomial: its percentiles are known exactly."""
-    labels, predicted = np.ones(100), np.array([[1.0] * 80 + [0.0] * 20])
-    low, high = bootstrap_score("accuracy", labels, predicted, 0.95, 9999, 0) or (0, 0)
+    """80 of 100 right: the accuracy of a resample is binomial, its percentiles known exactly."""
+    predicted = np.array([[1.0] * 80 + [0.0] * 20])
+    low, high = bootstrap("accuracy", np.ones(100), [predicted], 0.95, 9999, 0) or (0, 0)
     exact = stats.binom.ppf([0.025, 0.975], 100, 0.8) / 100
     assert (low, high) == pytest.approx(tuple(exact), abs=0.0051)
 
 
-def exact_ratios(first: Any, second: Any, seeds_too: bool) -> list[float]:
-    """The ratios of all resamples of few sentences (and of few seeds), each as likely as any other."""
-    n = first.shape[1]
-    choices = [
-        list(itertools.product(range(len(rows)), repeat=len(rows)))
-        if seeds_too
-        else [tuple(range(len(rows)))]
-        for rows in (first, second)
-    ]
-    ratios = []
+def exact_ratios(first: Any, second: Any) -> list[float]:
+    """The ratios of all resamples of few sentences and few seeds, each as likely as any other."""
+    ratios, n = [], first.shape[1]
+    seeds = [list(itertools.product(range(len(m)), repeat=len(m))) for m in (first, second)]
     for sentences in itertools.product(range(n), repeat=n):
-        accuracy = [rows[:, sentences].mean(axis=1) for rows in (first, second)]
-        for of_first, of_second in itertools.product(*choices):
-            ratios.append(
-                float(
-                    np.median(accuracy[0][list(of_first)]) / np.median(accuracy[1][list(of_second)])
-                )
-            )
+        scores = [rows[:, sentences].mean(axis=1) for rows in (first, second)]
+        for one, other in itertools.product(*seeds):
+            ratios.append(np.median(scores[0][list(one)]) / np.median(scores[1][list(other)]))
     return ratios
 
 
-@pytest.mark.parametrize("seeds_too", [False, True])
-def test_the_paired_bootstrap_is_the_exact_one(seeds_too: bool) -> None:
-    """Four sentences, two seeds each: all 256 (with seeds: 4096) resamples are enumerated. The second model has the last sentence
-    wrong where the first does, so resamples that lose it lose it for both."""
-    first = np.array([[1, 0, 1, 1], [1, 1, 0, 1]])
-    second = np.array([[1, 1, 1, 1], [1, 1, 1, 1]])
-    exact = np.quantile(exact_ratios(first, second, seeds_too), [0.1, 0.9])
-    found = bootstrap_ratio(
-        "accuracy", np.ones(4), first, second, 0.8, 20_000, 0, seeds_too=seeds_too
-    )
+def test_the_paired_bootstrap_is_the_exact_one() -> None:
+    """Four sentences, two seeds each: all 4,096 resamples are enumerated."""
+    first, second = np.array([[1, 0, 1, 1], [1, 1, 0, 1]]), np.ones((2, 4), int)
+    exact = np.quantile(exact_ratios(first, second), [0.1, 0.9])
+    found = bootstrap("accuracy", np.ones(4), [first, second], 0.8, 20_000, 0)
     assert found == pytest.approx(tuple(exact), abs=1e-9)
 
 
 def test_models_that_are_wrong_together_lose_nothing() -> None:
-    """Paired: where both have the same sentences right, every resample has the ratio 1, however few they are."""
+    """Paired: where both have the same sentences right, every resample has the ratio 1."""
     same = np.array([[1.0] * 60 + [0.0] * 40])
-    assert bootstrap_ratio("accuracy", np.ones(100), same, same, 0.95, 999, 0, seeds_too=True) == (
-        1.0,
-        1.0,
-    )
-
-
-def test_seeds_widen_the_interval_and_the_seed_of_the_bootstrap_repeats_it() -> None:
-    rng = np.random.default_rng(3)
-    labels = np.ones(400)
-    first, second = (
-        (rng.random((5, 400)) < rates[:, None]).astype(float)
-        for rates in (np.linspace(0.8, 0.9, 5), np.linspace(0.85, 0.95, 5))
-    )
-    alone, both, again = (
-        bootstrap_ratio("accuracy", labels, first, second, 0.95, 1999, 7, seeds_too=too)
-        for too in (False, True, True)
-    )
-    assert alone and both and both == again
-    assert both[1] - both[0] > 1.2 * (alone[1] - alone[0])
+    assert bootstrap("accuracy", np.ones(100), [same, same], 0.95, 999, 0) == (1.0, 1.0)
 
 
 def test_a_ratio_over_what_may_be_nothing_is_not_given() -> None:
     """Two of four sentences right: one resample in sixteen has none, and no ratio."""
     half = np.array([[1.0, 1.0, 0.0, 0.0]])
-    assert (
-        bootstrap_ratio("accuracy", np.ones(4), half, half, 0.95, 999, 0, seeds_too=False) is None
-    )
+    assert bootstrap("accuracy", np.ones(4), [half, half], 0.95, 999, 0) is None
+
+
+def test_a_single_sentence_has_no_interval() -> None:
+    assert bootstrap("accuracy", np.ones(1), [np.ones((2, 1))], 0.95, 999, 0) is None

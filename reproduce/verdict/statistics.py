@@ -5,6 +5,7 @@ Sentences: another sample of as many sentences. An interval is a pair (low, high
 """
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -211,15 +212,17 @@ def bootstrap(
         return None
     # A single seed twice: scipy wants two observations of everything.
     seeds = [np.arange(len(m)) if len(m) > 1 else np.zeros(2, int) for m in models]
-    result = stats.bootstrap(
-        (np.arange(len(labels)), *(seeds if len(models) > 1 else ())),
-        medians,
-        n_resamples=resamples,
-        confidence_level=confidence,
-        method="percentile",
-        vectorized=True,
-        rng=np.random.default_rng(seed),
-        batch=max(1, 2_000_000 // len(labels)),
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of resamples that are all alike: the interval says so
+        result = stats.bootstrap(
+            (np.arange(len(labels)), *(seeds if len(models) > 1 else ())),
+            medians,
+            n_resamples=resamples,
+            confidence_level=confidence,
+            method="percentile",
+            vectorized=True,
+            rng=np.random.default_rng(seed),
+            batch=max(1, 2_000_000 // len(labels)),
+        )
     low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
     return None if math.isnan(low) or math.isnan(high) else (low, high)
