@@ -20,16 +20,8 @@ from reproduce.files import UserError, output_directory, read_json, write_json, 
 from reproduce.inputs.catalog import PINS
 from reproduce.machine import describe, peak_memory
 from reproduce.params import PARAMS, Finetune, Machine, read_section, read_yaml
-from reproduce.training.checkpoints import (
-    check_disk,
-    exclusive,
-    is_complete,
-    mark_complete,
-    place_files,
-    root,
-)
+from reproduce.training import checkpoints, recipe
 from reproduce.training.devices import choose_precision, claim_gpus, deterministic, visible_gpus
-from reproduce.training.recipe import checkpoint_key, read_recipe, recipe_digest, run_recipe
 
 if TYPE_CHECKING:
     from reproduce.training.loop import Training
@@ -52,102 +44,90 @@ def main() -> None:
     arguments = parser.parse_args()
     model, seed = arguments.model, arguments.seed
     params = read_yaml(PARAMS)
-    recipe, machine = read_recipe(model, params), read_section("machine", Machine)
+    settings, machine = recipe.read_recipe(model, params), read_section("machine", Machine)
     inputs = find_inputs(model)
-    pins = {
-        "dataset": read_json(PINS / "dataset.json", "Run `dvc repro check`."),
-        "model": read_json(PINS / f"{model}.json", "Run `dvc repro check`."),
-    }
-    run = run_recipe(params, model, seed, pins)
+    pin_files = {"dataset": PINS / "dataset.json", "model": PINS / f"{model}.json"}
+    pins = {kind: read_json(path, "Run `dvc repro check`.") for kind, path in pin_files.items()}
+    run = recipe.run_recipe(params, model, seed, pins)
     go_offline()
-    with claim_gpus(visible_gpus(), 1, root()) as gpus:
+    with claim_gpus(visible_gpus(), 1, checkpoints.root()) as gpus:
         if gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-        device, precision, reason = choose_precision(recipe.precision)
-        place = describe()
-        key = checkpoint_key(run, precision, place, [inputs["tokenize"], inputs["tokenizer"]])
+        device, precision, reason = choose_precision(settings.precision)
         print(
             f"finetune {model}, seed {seed}: {precision} on {device}, because {reason}", flush=True
         )
-        facts = {
-            "recipe": recipe_digest(run),
-            "run": run,
-            "device": device,
-            "device_name": place["gpu"] or place["cpu"],
-            "precision": precision,
-            "precision_reason": reason,
-            **place,
-        }
-        checkpoints = root() / f"{model}-{seed}-{key}"
-        with exclusive(checkpoints):
-            result = checkpoints / "finished"
-            if is_complete(result):
+        facts = {"recipe": recipe.recipe_digest(run), "run": run, **describe()}
+        facts |= {"device": device, "device_name": facts["gpu"] or facts["cpu"]}
+        facts |= {"precision": precision, "precision_reason": reason}
+        key = recipe.checkpoint_key(facts, list(inputs.values()))
+        folder = checkpoints.root() / f"{model}-{seed}-{key}"
+        with checkpoints.exclusive(folder):
+            result = folder / "finished"
+            if checkpoints.is_complete(result):
                 print(
                     "an earlier process finished this run: its result is taken over "
                     f"({result}; `make clean-checkpoints` deletes it)"
                 )
             else:
-                shutil.rmtree(result, ignore_errors=True)
-                finish(recipe, machine, facts, inputs, checkpoints, arguments.eager)
+                if result.exists():
+                    print(f"warning: {result} is damaged: the run is trained again", flush=True)
+                    shutil.rmtree(result)
+                finish(settings, machine, facts, inputs, folder, arguments.eager)
             put_in_place(result, f"{model}-{seed}")
 
 
 def find_inputs(model: str) -> dict[str, Path]:
-    """The files that the training reads, by the stage that makes them; `UserError` without one."""
+    """The files that a training reads; `UserError` names one that is missing and who makes it."""
     inputs = {
         "tokenize": Path("data/tokenized") / model / "train.parquet",
-        "weights": Path("models/weights") / model / "model.safetensors",
-        "tokenizer": Path("models/tokenizers") / model / "config.json",
+        "download_weights": Path("models/weights") / model / "model.safetensors",
+        "download_tokenizer": Path("models/tokenizers") / model / "config.json",
     }
-    for name, path in inputs.items():
+    needed = [(f"{stage}@{model}", path) for stage, path in inputs.items()]
+    needed += [("check", PINS / f"{name}.json") for name in (model, "dataset")]
+    for stage, path in needed:
         if not path.is_file():
-            stage = name if name == "tokenize" else f"download_{name}"
-            raise UserError(f"{path} is missing. Run `dvc repro {stage}@{model}`, which makes it.")
-    for name in (f"{model}.json", "dataset.json"):
-        if not (PINS / name).is_file():
-            raise UserError(f"{PINS / name} is missing. Run `dvc repro check`, which makes it.")
+            raise UserError(f"{path} is missing. Run `dvc repro {stage}`, which makes it.")
     return inputs
 
 
 def finish(
-    recipe: Finetune,
-    machine: Machine,
-    facts: dict[str, Any],
-    inputs: dict[str, Path],
-    checkpoints: Path,
-    eager: bool,
-) -> None:
-    """Train, and keep the result in `checkpoints`/finished until the evaluate stage reads it.
+    settings: Finetune, machine: Machine, facts: dict[str, Any], inputs: dict[str, Path],
+    folder: Path, eager: bool,
+) -> None:  # fmt: skip
+    """Train, and keep the result in `folder`/finished until the evaluate stage reads it.
 
     Whatever happens between the last step and DVC's taking it into its cache (dvc killed, its lock
     held by another), no training is lost.
     """
     from reproduce.training import loop, record
 
-    record_steps = facts["device"] == "cuda" and not eager
-    with output_directory(checkpoints / "finished") as out, deterministic() as broken:
+    with output_directory(folder / "finished") as out, deterministic() as broken:
         try:
-            training = prepare(recipe, facts, inputs)
-            check_disk(training.model, checkpoints, out)
-            resumed = loop.resume(training, checkpoints)
-            loop.train(training, checkpoints, machine.checkpoint_every, record_steps)
+            training = prepare(settings, facts, inputs)
+            checkpoints.check_disk(training.model, folder, out)
+            resumed = loop.resume(training, folder)
+            recorded = facts["device"] == "cuda" and not eager
+            loop.train(training, folder, machine.checkpoint_every, recorded)
         except record.RecordingFailedError as error:
             start_again_eagerly(error)
         except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
+            if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
                 raise
-            raise UserError(less_memory(recipe)) from error
-        training.model.save_pretrained(str(out / "model"))
+            raise UserError(less_memory(settings)) from error
+        # In the model's own names, whatever those of the pretrained file were.
+        training.model.save_pretrained(str(out / "model"), save_original_format=False)
         for file in TOKENIZER:
-            shutil.copyfile(inputs["tokenizer"].parent / file, out / "model" / file)
+            shutil.copyfile(inputs["download_tokenizer"].parent / file, out / "model" / file)
         write_curve(training.points, out)
         write_json(out / "environment.json", facts | outcome(training, resumed, broken))
-        mark_complete(out)
-    for folder in checkpoints.glob("checkpoint-*"):
-        shutil.rmtree(folder)
+        checkpoints.mark_complete(out)
+    for step in checkpoints.steps(folder):
+        shutil.rmtree(folder / f"checkpoint-{step}")
 
 
-def prepare(recipe: Finetune, facts: dict[str, Any], inputs: dict[str, Path]) -> "Training":
+def prepare(settings: Finetune, facts: dict[str, Any], inputs: dict[str, Path]) -> "Training":
     """The model with its new head, and the data, on the device."""
     import torch
 
@@ -163,17 +143,13 @@ def prepare(recipe: Finetune, facts: dict[str, Any], inputs: dict[str, Path]) ->
     torch.manual_seed(seed)
     # Plain attention: on CUDA the fused kernels have no deterministic backward pass; on a CPU there
     # is no fused one with dropout, and what PyTorch does instead is slower (docs/speed.md).
-    model = load_pretrained(
-        inputs["weights"].parent,
-        inputs["tokenizer"].parent,
-        split.label_names,
-        attn_implementation="eager",
-    )
+    weights, tokenizer = inputs["download_weights"].parent, inputs["download_tokenizer"].parent
+    model = load_pretrained(weights, tokenizer, split.label_names, attn_implementation="eager")
+    model.to(device)  # type: ignore[arg-type]
     multiple = GPU_MULTIPLE if device.type == "cuda" else 1
     pad_id = model.config.pad_token_id or 0
-    batches = Batches(split, recipe.batch_size, seed, pad_id, device, multiple)
-    model.to(device)  # type: ignore[arg-type]
-    return Training(model, batches, recipe, facts["precision"])
+    batches = Batches(split, settings.batch_size, seed, pad_id, device, multiple)
+    return Training(model, batches, settings, facts["precision"])
 
 
 def outcome(training: "Training", resumed: int, broken: list[str]) -> dict[str, Any]:
@@ -181,7 +157,7 @@ def outcome(training: "Training", resumed: int, broken: list[str]) -> dict[str, 
     import torch
 
     cuda = training.device.type == "cuda"
-    memory = torch.cuda.max_memory_allocated() if cuda else peak_memory()
+    memory = torch.cuda.max_memory_reserved() if cuda else peak_memory()
     return {
         "steps": training.done,
         "seconds": round(training.seconds, 1),
@@ -207,41 +183,33 @@ def write_curve(points: list[tuple[int, float]], folder: Path) -> None:
 
 def put_in_place(result: Path, run: str) -> None:
     """Put the outputs in their places and say in one line what came out."""
-    place_files(result / "model", Path("models/finetuned") / run)
-    curve, environment = result / "metrics/loss.tsv", result / "environment.json"
-    write_text(Path("models/finetuned") / run / "loss.tsv", curve.read_text(encoding="utf-8"))
-    facts = read_json(environment, "Run `make clean-checkpoints`.")
-    write_json(Path("environment") / f"{run}.json", facts)
+    facts = read_json(result / "environment.json", "Run `make clean-checkpoints`.")
+    checkpoints.place_files(result / "model", Path("models/finetuned") / run)
+    curve = (result / "metrics/loss.tsv").read_text(encoding="utf-8")
+    write_text(Path(f"models/finetuned/{run}/loss.tsv"), curve)
+    write_json(Path(f"environment/{run}.json"), facts)
     resumed = f" (resumed at step {facts['resumed_at_step']:,})" if facts["resumed_at_step"] else ""
     replayed = f" ({facts['replayed_steps']:,} replayed)" if facts["device"] == "cuda" else ""
     print(
-        f"models/finetuned/{run}: {facts['steps']:,} steps{replayed} in "
-        f"{facts['seconds'] / 60:.1f} min{resumed}, {facts['ms_per_step']:,.1f} ms a step, "
-        f"last loss {facts['last_loss']:.4f}, {facts['padding'] * 100:.1f} % of the tokens padding"
+        f"models/finetuned/{run}: {facts['steps']:,} steps{replayed} in {facts['seconds']:,.0f} s"
+        f"{resumed}, {facts['ms_per_step']:,.1f} ms a step, last loss {facts['last_loss']:.4f}, "
+        f"{facts['padding'] * 100:.1f} % of the tokens were padding"
     )
     for operation in facts["not_deterministic"]:
         print(f"warning: this device cannot repeat the run bit by bit: {operation}")
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: the GPU's or the machine's."""
-    return "out of memory" in str(error).lower() or "can't allocate memory" in str(error)
-
-
-def less_memory(recipe: Finetune) -> str:
+def less_memory(settings: Finetune) -> str:
     """What to change when memory ran out, so that the sentences of a step stay the same."""
-    now = math.ceil(recipe.batch_size / recipe.accumulation)
-    if now == 1:
-        return (
-            "out of memory with 1 sentence at a time. Lower tokenize.max_length, or use a device "
-            "with more memory; no checkpoint is lost."
+    pieces = settings.accumulation
+    now, then = (math.ceil(settings.batch_size / n) for n in (pieces, 2 * pieces))
+    advice = "Lower tokenize.max_length, or use a device with more memory"
+    if then < now:
+        advice = (
+            f"Set finetune.accumulation to {2 * pieces}: {then} at a time, and still "
+            f"{settings.batch_size} a step (a smaller finetune.batch_size is another recipe)"
         )
-    then = math.ceil(recipe.batch_size / (2 * recipe.accumulation))
-    return (
-        f"out of memory with {now} sentences at a time. Set finetune.accumulation to "
-        f"{2 * recipe.accumulation}: {then} at a time, and still {recipe.batch_size} a step. (A "
-        "smaller finetune.batch_size would be another recipe.) No checkpoint is lost."
-    )
+    return f"out of memory with {now} sentence(s) at a time. {advice}. No checkpoint is lost."
 
 
 def start_again_eagerly(error: Exception) -> None:

@@ -1,423 +1,246 @@
-"""Evaluation: metrics against scikit-learn, logits that do not depend on the batch, files that agree with each other."""
+"""Metrics against scikit-learn and scipy; the stage evaluate on a tiny model."""
 
-import io
 import json
 import math
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import pyarrow.parquet
 import pytest
-import torch
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, matthews_corrcoef
 
-from conftest import Repository
+from conftest import ROOT
 from reproduce.files import UserError
-from reproduce.inputs.sentences import read_tsv
-from reproduce.models.logits import predict
 from reproduce.models.metrics import measure
-from stages.evaluate import main, predictions_csv
+from reproduce.verdict.runs import Run, read_run
+from toy_results import write
 
 NAMES = ["NEGATIVE", "POSITIVE", "NEUTRAL"]
-RUN, PREDICTIONS, MODEL = (
-    "metrics/runs/tiny-1.json",
-    Path("predictions/tiny-1.csv"),
-    Path("models/finetuned/tiny-1"),
-)
+Case = tuple[int, Any, Any]
 
 
-def random_case(classes: int, n: int, seed: int) -> tuple[torch.Tensor, list[int]]:
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(n, classes, generator=generator) * 3
-    return logits, torch.randint(0, classes, (n,), generator=generator).tolist()
+def random_case(classes: int, n: int) -> Case:
+    draw = np.random.default_rng(n)
+    return classes, draw.normal(0, 3, (n, classes)), draw.integers(0, classes, n)
 
 
-def always(predicted: int, labels: list[int], classes: int = 2) -> tuple[torch.Tensor, list[int]]:
-    logits = torch.zeros(len(labels), classes)
-    logits[:, predicted] = 2
-    return logits, labels
+def always(answer: int, labels: list[int], classes: int = 2) -> Case:
+    return classes, np.eye(classes)[[answer] * len(labels)] * 2, np.array(labels)
 
 
 CASES = {
-    "2 classes": (2, *random_case(2, 872, 0)),
-    "2 classes, other numbers": (2, *random_case(2, 57, 1)),
-    "3 classes": (3, *random_case(3, 500, 2)),
-    "class 1 never predicted": (2, *always(0, [0, 1, 1, 0, 1])),
-    "class 0 never predicted": (2, *always(1, [0, 1, 1, 0, 1])),
-    "all labels and predictions 0": (2, *always(0, [0, 0, 0])),
-    "all labels and predictions 1": (2, *always(1, [1, 1, 1])),
-    "all wrong": (2, *always(1, [0, 0, 0])),
-    "a class of 3 neither there nor predicted": (3, *always(1, [0, 1, 1, 0], classes=3)),
-    "one sentence": (2, *always(0, [1])),
+    "2 classes": random_case(2, 872),
+    "3 classes": random_case(3, 500),
+    "class 1 never predicted": always(0, [0, 1, 1, 0, 1]),
+    "class 0 never predicted": always(1, [0, 1, 1, 0, 1]),
+    "all labels and predictions 0": always(0, [0, 0, 0]),
+    "all labels and predictions 1": always(1, [1, 1, 1]),
+    "all wrong": always(1, [0, 0, 0]),
+    "a class of 3 neither there nor predicted": always(1, [0, 1, 1, 0], classes=3),
+    "one sentence": always(0, [1]),
 }
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(("classes", "logits", "labels"), CASES.values(), ids=CASES)
-def test_metrics_equal_scikit_learn_s(
-    classes: int, logits: torch.Tensor, labels: list[int]
-) -> None:
+def test_metrics_equal_scikit_learn_s(classes: int, logits: Any, labels: Any) -> None:
     names = NAMES[:classes]
-    result = measure(logits, labels, names, ("accuracy", "f1"))
-    predicted = logits.argmax(dim=1).numpy()
-    average: dict[str, Any] = (
-        {"pos_label": 1} if classes == 2 else {"average": "macro", "labels": range(classes)}
-    )
-    assert result["accuracy"] == round(accuracy_score(labels, predicted), 6)
-    assert result["f1"] == pytest.approx(
-        f1_score(labels, predicted, zero_division=0, **average), abs=1e-6
-    )
-    probabilities = logits.double().softmax(dim=1).numpy()
-    assert result["loss"] == pytest.approx(
-        log_loss(labels, probabilities, labels=range(classes)), abs=1e-6
-    )
-    counts = confusion_matrix(labels, predicted, labels=range(classes))
-    assert result["confusion"] == {
-        true: {guess: counts[i, j] for j, guess in enumerate(names)} for i, true in enumerate(names)
-    }
-    assert (result["correct"], result["n"]) == (
-        int((predicted == np.array(labels)).sum()),
-        len(labels),
-    )
-    assert result["accuracy"] == round(result["correct"] / result["n"], 6)
+    found = measure(logits, labels, names, ("accuracy", "f1", "matthews"))
+    average: dict[str, Any] = {"average": "binary"}
+    if classes > 2:
+        average = {"average": "macro", "labels": range(classes)}
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    guess = logits.argmax(axis=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("warnings.warn", lambda *arguments, **keywords: None)
+        expected = {
+            "accuracy": accuracy_score(labels, guess),
+            "f1": f1_score(labels, guess, zero_division=0, **average),
+            "matthews": matthews_corrcoef(labels, guess),
+            "loss": log_loss(labels, probabilities, labels=range(classes)),
+        }
+        counts = confusion_matrix(labels, guess, labels=range(classes)).tolist()
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert [list(row.values()) for row in found["confusion"].values()] == counts
+    assert (found["correct"], found["n"]) == (int((guess == labels).sum()), len(labels))
 
 
 def test_metrics_of_four_sentences_by_hand() -> None:
-    """Two hits of class 1, one miss, one false alarm: F1 = 4 / 6. Logits (0, x) cost log(1 + exp(-+x))."""
-    logits = torch.tensor([[0.0, 1.0], [0.0, 2.0], [0.0, -1.0], [0.0, 3.0]])
-    loss = (
-        math.log1p(math.exp(-1))
-        + math.log1p(math.exp(-2))
-        + math.log1p(math.exp(1))
-        + math.log1p(math.exp(3))
-    ) / 4
-    assert measure(logits, [1, 1, 1, 0], NAMES[:2], ("accuracy", "f1")) == {
-        "metric": "accuracy",
-        "score": 0.5,
-        "accuracy": 0.5,
-        "f1": 0.666667,
+    """Two hits of class 1, a miss, a false alarm: F1 = 4 / 6. Logits (0, x): log(1 + exp(-+x))."""
+    logits = np.array([[0.0, 1.0], [0.0, 2.0], [0.0, -1.0], [0.0, 3.0]])
+    loss = sum(math.log1p(math.exp(x)) for x in (-1, -2, 1, 3)) / 4
+    assert measure(logits, np.array([1, 1, 1, 0]), NAMES[:2], ("accuracy", "f1")) == {
+        "metric": "accuracy", "score": 0.5, "accuracy": 0.5, "f1": 0.666667, "correct": 2, "n": 4,
         "loss": round(loss, 6),
-        "correct": 2,
-        "n": 4,
-        "confusion": {
-            "NEGATIVE": {"NEGATIVE": 0, "POSITIVE": 1},
-            "POSITIVE": {"NEGATIVE": 1, "POSITIVE": 2},
-        },
-    }
-
-
-def test_metrics_are_plain_numbers() -> None:
-    result = measure(*random_case(2, 10, 3), NAMES[:2], ("accuracy", "f1"))
-    assert {key: type(value) for key, value in result.items()} == {
-        "accuracy": float, "f1": float, "metric": str, "score": float, "loss": float, "correct": int, "n": int, "confusion": dict,
+        "confusion": {"NEGATIVE": {"NEGATIVE": 0, "POSITIVE": 1},
+                      "POSITIVE": {"NEGATIVE": 1, "POSITIVE": 2}},
     }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def token_ids(finished: Repository) -> list[list[int]]:
-    table = pyarrow.parquet.read_table(finished.path / "data/tokenized/tiny/validation.parquet")
-    ids: list[list[int]] = table["input_ids"].to_pylist()
-    return ids
+def test_metrics_are_what_json_can_hold() -> None:
+    result = measure(*(CASES["2 classes"][1:]), NAMES[:2], ("accuracy", "f1"))
+    assert json.loads(json.dumps(result)) == result
 
 
-@pytest.fixture(scope="module")
-def one_by_one(finished: Repository, token_ids: list[list[int]]) -> torch.Tensor:
-    """Logits of each sentence alone and unpadded, by transformers and nothing of ours."""
-    from transformers import AutoModelForSequenceClassification
-
-    model = AutoModelForSequenceClassification.from_pretrained(
-        str(finished.path / MODEL), dtype=torch.float32
-    ).eval()
-    with torch.inference_mode():
-        return torch.cat([model(input_ids=torch.tensor([ids])).logits for ids in token_ids])
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 5, 24, 1000])
-def test_logits_come_in_file_order_whatever_the_batch_size(
-    finished: Repository, token_ids: list[list[int]], one_by_one: torch.Tensor, batch_size: int
-) -> None:
-    lengths = [len(ids) for ids in token_ids]
-    assert lengths != sorted(lengths), "a file in order of length would prove nothing"
-    logits, names = predict(finished.path / MODEL, token_ids, batch_size)
-    assert names == ["NEGATIVE", "POSITIVE"]
-    assert logits.dtype == torch.float32 and logits.shape == (24, 2)
-    torch.testing.assert_close(logits, one_by_one, atol=1e-5, rtol=0)
-    assert (one_by_one[1:] - one_by_one[:-1]).abs().max() > 1e-3, "equal logits would have no order"
-
-
-def test_predictions_read_back_as_they_were() -> None:
-    sentences = [
-        "plain",
-        "one, two",
-        'he said "no"',
-        '", both',
-        " space kept ",
-        "naïve – 電影",
-        "NA",
-        "a\rb",
-        "'",
-        "1",
-    ]
-    logits, labels = random_case(3, len(sentences), 4)
-    text = predictions_csv(sentences, ["sentence"], labels, logits)
-    assert text.startswith("sentence,label,predicted,probability\nplain,")
-    frame = pd.read_csv(
-        io.StringIO(text, newline=""),
-        keep_default_na=False,
-        dtype={"sentence": str},
-        lineterminator="\n",
-    )
-    assert list(frame.columns) == ["sentence", "label", "predicted", "probability"]
-    assert frame["sentence"].tolist() == sentences
-    assert frame["label"].tolist() == labels
-    assert frame["predicted"].tolist() == logits.argmax(dim=1).tolist()
-    expected = logits.double().softmax(dim=1).max(dim=1).values.numpy()
-    assert frame["probability"].to_numpy() == pytest.approx(expected, abs=5.1e-7)
-
-
-def test_a_line_of_the_predictions_by_hand() -> None:
-    """Logits (0, log 3): probability 3/4 of class 1."""
-    assert predictions_csv(['a, "b"'], ["sentence"], [0], torch.tensor([[0.0, math.log(3)]])) == (
-        'sentence,label,predicted,probability\n"a, ""b""",0,1,0.750000\n'
-    )
-
-
-def test_the_metrics_file_equals_what_the_predictions_file_says(finished: Repository) -> None:
-    metrics = finished.json(RUN)
-    frame = pd.read_csv(finished.path / PREDICTIONS, keep_default_na=False)
-    sentences, labels = read_tsv(finished.path / "data/raw/validation.tsv", 2)
-    assert (frame["sentence"].tolist(), frame["label"].tolist()) == (sentences, labels)
-    hit = frame["label"] == frame["predicted"]
-    assert (metrics["correct"], metrics["n"]) == (int(hit.sum()), 24)
-    assert metrics["accuracy"] == round(hit.mean(), 6)
-    assert metrics["f1"] == pytest.approx(f1_score(frame["label"], frame["predicted"]), abs=1e-6)
-    counts = confusion_matrix(frame["label"], frame["predicted"], labels=[0, 1])
-    assert [list(row.values()) for row in metrics["confusion"].values()] == counts.tolist()
-    right = np.where(hit, frame["probability"], 1 - frame["probability"])
-    assert metrics["loss"] == pytest.approx(
-        -np.log(right).mean(), abs=1e-4
-    )  # probabilities have 6 decimals
-
-
-def test_the_predictions_are_those_of_the_saved_model(
-    finished: Repository, one_by_one: torch.Tensor, token_ids: list[list[int]]
-) -> None:
-    frame = pd.read_csv(finished.path / PREDICTIONS, keep_default_na=False)
-    probabilities, predicted = one_by_one.double().softmax(dim=1).max(dim=1)
-    assert frame["predicted"].tolist() == predicted.tolist()
-    assert frame["probability"].to_numpy() == pytest.approx(probabilities.numpy(), abs=1e-5)
-
-
-def test_the_metrics_file_holds_results_and_nothing_of_the_machine(finished: Repository) -> None:
-    metrics = finished.json(RUN)
-    about = {key: metrics.pop(key) for key in ("dataset", "split", "model", "seed")}
-    assert about == {"dataset": "toy", "split": "validation", "model": "tiny", "seed": 1}
-    assert set(metrics) == {
-        "metric",
-        "score",
-        "accuracy",
-        "f1",
-        "loss",
-        "correct",
-        "n",
-        "confusion",
+def test_correlations_equal_scipy_s() -> None:
+    draw = np.random.default_rng(5)
+    labels = draw.uniform(0, 5, 300).round(1)  # with ties
+    logits = labels[:, None] + draw.normal(0, 1, (300, 1))
+    found = measure(logits, labels, [], ("pearson", "spearman"))
+    expected = {
+        "pearson": pearsonr(labels, logits[:, 0]).statistic,
+        "spearman": spearmanr(labels, logits[:, 0]).statistic,
+        "loss": ((logits[:, 0] - labels) ** 2).mean(),
     }
-    text = (finished.path / RUN).read_text(encoding="utf-8")
-    assert text.endswith("}\n") and "/" not in text and "\\" not in text
-    assert not re.search(r"20\d\d|:\d\d|second|time|date|host", text)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert "confusion" not in found
 
 
-def test_evaluating_again_elsewhere_gives_the_same_bytes(copy: Repository) -> None:
-    before = [(copy.path / file).read_bytes() for file in (RUN, PREDICTIONS)]
-    for file in (RUN, PREDICTIONS):
-        (copy.path / file).unlink()
-    copy.stage(
-        "evaluate",
-        "--model",
-        "tiny",
-        "--seed",
-        "1",
-        HF_HOME=str(copy.path.parent / "hf"),
-        PYTHONHASHSEED="7",
-    )
-    assert [(copy.path / file).read_bytes() for file in (RUN, PREDICTIONS)] == before
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("labels", [[1.0, 2.0, 3.0], [2.0, 2.0, 2.0], [2.0]])
+def test_a_correlation_that_is_not_defined_is_none(labels: list[float]) -> None:
+    found = measure(np.ones((len(labels), 1)), np.array(labels), [], ("pearson", "spearman"))
+    assert (found["pearson"], found["spearman"], found["score"]) == (None, None, None)
+
+
+# --- the stage -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def evaluate_here(copy: Repository, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """The stage's main in this process and in the copy."""
-    monkeypatch.chdir(copy.path)
-    monkeypatch.setattr(os, "environ", os.environ.copy())  # the stage switches the Hub off
+def project(tmp_path: Path, tiny_model: Path) -> Path:
+    """What finetune and tokenize leave, of a tiny model with a new head and eight sentences."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from reproduce.inputs.tokenizer import tokenize_split
+
+    lines = (ROOT / "data/pocket/validation.tsv").read_text(encoding="utf-8").splitlines()[:9]
+    texts, labels = zip(*(line.split("\t") for line in lines[1:]), strict=True)
+    (tmp_path / "data/raw").mkdir(parents=True)
+    (tmp_path / "data/raw/validation.tsv").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    (tmp_path / "params.yaml").write_text("evaluate: {batch_size: 3}\n")
+    tokenizer = AutoTokenizer.from_pretrained(str(tiny_model))
+    (tmp_path / "data/tokenized/tiny").mkdir(parents=True)
+    split = tokenize_split(tokenizer, texts, list(map(int, labels)), NAMES[:2], 32)
+    split.to_parquet(str(tmp_path / "data/tokenized/tiny/validation.parquet"))
+    torch.manual_seed(1)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        str(tiny_model), id2label=dict(enumerate(NAMES[:2]))
+    )
+    folder = tmp_path / "models/finetuned/tiny-1"
+    model.save_pretrained(str(folder))
+    (folder / "loss.tsv").write_text("step\tloss\n1\t0.7\n")
+    facts = {"dataset": "toy", "splits": ["validation"], "validation": "validation",
+             "columns": ["sentence"], "labels": NAMES[:2], "scale": None,
+             "metrics": ["accuracy", "f1"]}  # fmt: skip
+    write(tmp_path / "data/dataset.json", facts)
+    file = {"file": "validation.tsv", "bytes": 1, "sha256": "0" * 64, "rows": 8}
+    entry = {"sources": [{"folder": "data/pocket"}], "columns": ["sentence"], "labels": NAMES[:2],
+             "metrics": ["accuracy", "f1"], "train": file, "validation": file}  # fmt: skip
+    write(tmp_path / "data/checked/dataset.json", entry)
+    pin = {"bytes": 1, "sha256": "0" * 64}
+    files = ("config.json", "tokenizer.json", "tokenizer_config.json")
+    entry = {"sources": [{"folder": "data/pocket"}], "tokenizer": dict.fromkeys(files, pin),
+             "weights": {"model.safetensors": pin}}  # fmt: skip
+    write(tmp_path / "data/checked/models/tiny.json", entry)
+    write(tmp_path / "environment/tiny-1.json", {
+        "recipe": "0123456789abcdef", "device": "cpu", "device_name": "A Processor",
+        "precision": "fp32", "precision_reason": "asked for", "cpu": "A Processor", "gpu": None,
+        "seconds": 61.5, "ms_per_step": 150.0, "peak_memory_mb": 900, "steps": 400, "threads": 2,
+        "python": "3.11.7", "packages": {"torch": "2.0", "transformers": "5.0"},
+        "not_deterministic": {}, "platform": "Linux x86_64", "driver": None, "cuda": None,
+        "run": {"model": "tiny", "seed": 1, "dataset": "toy", "max_length": 32, "pins": {},
+                "selection": {"holdout": 0, "train": 0}, "finetune": {"learning_rate": 1e-5}},
+    })  # fmt: skip
+    return tmp_path
+
+
+@pytest.fixture
+def evaluate(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """The stage's main in this process, without a home to write to."""
+    from stages.evaluate import main
+
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(os, "environ", {**os.environ, "HOME": "/proc/none"})
     monkeypatch.setattr(sys, "argv", ["evaluate", "--model", "tiny", "--seed", "1"])
     return main
 
 
-def test_a_model_directory_without_weights(
-    copy: Repository, evaluate_here: Callable[[], None]
-) -> None:
-    (copy.path / MODEL / "model.safetensors").unlink()
-    with pytest.raises(UserError) as error:
-        evaluate_here()
-    assert str(error.value) == (
-        "models/finetuned/tiny-1 has no model.safetensors. Run `dvc repro finetune@tiny-1`, or `dvc pull finetune@tiny-1`."
-    )
+def result() -> Run:
+    run = read_run("tiny", 1, "0123456789abcdef", "toy", "validation")
+    assert isinstance(run, Run), run
+    return run
 
 
-def test_what_validation_tsv_is_comes_from_the_download(
-    copy: Repository, evaluate_here: Callable[[], None]
-) -> None:
-    about = copy.path / "data/dataset.json"
-    facts = copy.json("data/dataset.json")
-    assert facts == {"dataset": "toy", "splits": ["train", "validation"], "validation": "validation", "columns": ["sentence"],
-                     "labels": ["NEGATIVE", "POSITIVE"], "scale": None, "metrics": ["accuracy", "f1"]}  # fmt: skip
-    about.unlink()
-    with pytest.raises(
-        UserError, match=r"^data/dataset\.json is missing\. Run `dvc repro download_dataset`"
-    ):
-        evaluate_here()
-    about.write_text(json.dumps({**facts, "metrics": "f1"}))
-    with pytest.raises(
-        UserError,
-        match=r"^data/dataset\.json is not what download_dataset writes\. Delete it and run `dvc checkout",
-    ):
-        evaluate_here()
-    about.write_text(json.dumps({**facts, "validation": "held out of train", "metrics": ["f1"]}))
-    evaluate_here()
-    run = copy.json(RUN)
-    assert (run["split"], run["metric"], "accuracy" in run) == ("held out of train", "f1", False)
-
-
-def test_data_that_were_not_tokenised_are_refused(
-    copy: Repository, evaluate_here: Callable[[], None]
-) -> None:
-    raw = copy.path / "data/raw/validation.tsv"
-    lines = raw.read_text(encoding="utf-8").splitlines()
-    raw.unlink()
-    raw.write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
-    before = (copy.path / RUN).read_bytes()
-    with pytest.raises(UserError) as error:
-        evaluate_here()
-    assert (
-        str(error.value)
-        == "data/raw and data/tokenized hold different sentences. Run `dvc repro tokenize`."
-    )
-    assert (copy.path / RUN).read_bytes() == before
-
-
-# --- other metrics, numbers, pairs ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("classes", "logits", "labels"), CASES.values(), ids=CASES)
-def test_matthews_equals_scikit_learn_s(
-    classes: int, logits: torch.Tensor, labels: list[int]
-) -> None:
-    result = measure(logits, labels, NAMES[:classes], ("matthews", "accuracy"))
-    assert result["matthews"] == pytest.approx(
-        matthews_corrcoef(labels, logits.argmax(dim=1).numpy()), abs=1e-6
-    )
-    assert (result["metric"], result["score"]) == ("matthews", result["matthews"])
-
-
-def test_matthews_by_hand() -> None:
-    """3 true positives, 2 true negatives, 1 false positive, 2 false negatives: (3*2 - 1*2) / sqrt(4 * 5 * 3 * 4)."""
-    labels, guesses = [1, 1, 1, 0, 0, 0, 1, 1], [1, 1, 1, 0, 0, 1, 0, 0]
-    logits = torch.nn.functional.one_hot(torch.tensor(guesses), 2).float()
-    assert measure(logits, labels, NAMES[:2], ("matthews",))["matthews"] == round(
-        4 / math.sqrt(240), 6
-    )
-
-
-def test_correlations_equal_scipy_s() -> None:
-    generator = torch.Generator().manual_seed(5)
-    labels = (torch.rand(300, generator=generator) * 5).round(decimals=1).tolist()  # with ties
-    logits = torch.tensor(labels)[:, None] + torch.randn(300, 1, generator=generator)
-    result = measure(logits, labels, [], ("pearson", "spearman"))
-    guesses = logits.squeeze(1).double().numpy()
-    assert result["pearson"] == pytest.approx(pearsonr(labels, guesses).statistic, abs=1e-6)
-    assert result["spearman"] == pytest.approx(spearmanr(labels, guesses).statistic, abs=1e-6)
-    assert result["loss"] == pytest.approx(((guesses - np.array(labels)) ** 2).mean(), abs=1e-6)
-    assert set(result) == {"pearson", "spearman", "metric", "score", "n", "loss"}
-    assert 0.7 < result["pearson"] != result["spearman"]
-
-
-def test_correlations_by_hand() -> None:
-    """Predictions 1, 2, 9 of 1, 2, 3: deviations (-3, -2, 5) and (-1, 0, 1), so 8 / sqrt(38 * 2); the order is right."""
-    result = measure(
-        torch.tensor([[1.0], [2.0], [9.0]]), [1.0, 2.0, 3.0], [], ("spearman", "pearson")
-    )
-    assert result == {
-        "spearman": 1.0,
-        "pearson": round(8 / math.sqrt(76), 6),
-        "metric": "spearman",
-        "score": 1.0,
-        "n": 3,
-        "loss": 12.0,
-    }
-
-
-@pytest.mark.filterwarnings("ignore:An input array is constant")
-def test_a_correlation_that_is_not_defined_is_an_error_and_no_number() -> None:
-    for name in ("pearson", "spearman"):
-        with pytest.raises(UserError) as error:
-            measure(torch.ones(3, 1), [1.0, 2.0, 3.0], [], (name,))
-        assert str(error.value).startswith(
-            f"{name} is not defined: all predictions (or all labels) are equal."
-        )
-
-
-def test_predictions_of_pairs_have_a_column_a_text() -> None:
-    text = predictions_csv(
-        ["a, b\tc", "d\t"],
-        ["one", "two"],
-        [1, 0],
-        torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]]),
-    )
-    assert text == 'one,two,label,predicted,probability\n"a, b",c,1,1,0.750000\nd,,0,1,0.750000\n'
-
-
-def test_predictions_of_numbers_are_numbers_without_a_probability() -> None:
-    text = predictions_csv(
-        ["a\tb", "c\td"], ["one", "two"], [2.923, 5.0], torch.tensor([[1 / 3], [-0.5]])
-    )
-    assert text == "one,two,label,predicted\na,b,2.923,0.3333333432674408\nc,d,5.0,-0.5\n"
-
-
-def test_correlations_follow_from_the_predictions_file_however_near_the_predictions_are() -> None:
-    logits = 3 + 1e-6 * torch.randn(50, 1, generator=torch.Generator().manual_seed(6))
-    labels = [float(i % 6) for i in range(50)]
-    frame = pd.read_csv(io.StringIO(predictions_csv(["a"] * 50, ["sentence"], labels, logits)))
-    assert frame["predicted"].tolist() == logits.squeeze(1).tolist()
-    expected = measure(logits, labels, [], ("pearson", "spearman"))
-    assert pearsonr(frame["label"], frame["predicted"]).statistic == pytest.approx(
-        expected["pearson"], abs=1e-5
-    )
-    assert spearmanr(frame["label"], frame["predicted"]).statistic == pytest.approx(
-        expected["spearman"], abs=1e-5
-    )
-
-
-def test_a_model_that_tells_a_pair_s_sentences_apart_is_told_which_is_which(
-    tiny_model: Path, tmp_path: Path
-) -> None:
-    """The types that `predict` is given reach the model, in file order; left out, all are of the first sentence."""
+def test_the_predictions_are_those_of_the_saved_model(evaluate: Callable[[], None]) -> None:
+    """Each sentence alone and unpadded, by transformers and nothing of ours."""
+    import pyarrow.parquet
+    import torch
     from transformers import AutoModelForSequenceClassification
 
-    ids = [[2, 40, 41, 3, 42, 43, 44, 3], [2, 50, 3, 51, 3], [2, 45, 46, 47, 3, 48, 3]]
-    types = [[0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 1, 1]]
-    torch.manual_seed(3)
-    model = AutoModelForSequenceClassification.from_pretrained(str(tiny_model)).eval()
-    model.save_pretrained(tmp_path)
-    told, untold = (predict(tmp_path, ids, 2, given)[0] for given in (types, None))
+    evaluate()
+    model = AutoModelForSequenceClassification.from_pretrained("models/finetuned/tiny-1").eval()
+    table = pyarrow.parquet.read_table("data/tokenized/tiny/validation.parquet")
     with torch.inference_mode():
-        one_by_one = [
-            model(input_ids=torch.tensor([i]), token_type_ids=torch.tensor([t])).logits
-            for i, t in zip(ids, types, strict=True)
-        ]
-    torch.testing.assert_close(told, torch.cat(one_by_one), atol=1e-5, rtol=0)
-    assert (told - untold).abs().max() > 1e-4
+        alone = [model(torch.tensor([ids])).logits for ids in table["input_ids"].to_pylist()]
+    run = result()
+    np.testing.assert_allclose(run.validation.logits, torch.cat(alone).numpy(), atol=1e-6)
+    assert run.validation.labels.tolist() == table["label"].to_pylist()
+
+
+def test_what_made_the_run_comes_with_it(evaluate: Callable[[], None]) -> None:
+    evaluate()
+    run = result()
+    assert (run.device, run.precision, run.labels) == ("cpu", "fp32", ("NEGATIVE", "POSITIVE"))
+    assert Path("curves/tiny-1.tsv").read_text() == "step\tloss\n1\t0.7\n"
+    assert Path("models/finetuned/tiny-1/README.md").read_text(encoding="utf-8").startswith("---\n")
+
+
+def test_evaluating_again_gives_the_same_bytes(evaluate: Callable[[], None]) -> None:
+    files = [Path(f"predictions/tiny-1.{ending}") for ending in ("csv", "json")]
+    evaluate()
+    before = [file.read_bytes() for file in files]
+    evaluate()
+    assert [file.read_bytes() for file in files] == before
+
+
+@pytest.mark.parametrize("text", ["a lone \r in the middle", "word " * 30_000])
+def test_whatever_a_sentence_holds_the_result_can_be_read(
+    evaluate: Callable[[], None], text: str
+) -> None:
+    raw = Path("data/raw/validation.tsv")
+    head, first, *rest = raw.read_bytes().split(b"\n")
+    raw.write_bytes(b"\n".join([head, text.encode() + b"\t" + first.split(b"\t")[1], *rest]))
+    evaluate()
+    assert result().measured["n"] == 8
+
+
+def cut_a_sentence() -> None:
+    raw = Path("data/raw/validation.tsv")
+    raw.write_text("\n".join([*raw.read_text(encoding="utf-8").splitlines()[:-1], ""]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda: Path("models/finetuned/tiny-1/model.safetensors").unlink(),
+         "models/finetuned/tiny-1 has no model.safetensors. Run `dvc repro finetune@tiny-1`"),
+        (lambda: Path("environment/tiny-1.json").unlink(),
+         "environment/tiny-1.json is missing. Run `git checkout environment/tiny-1.json`"),
+        (lambda: Path("environment/tiny-1.json").write_text('{"device": "cpu"}'),
+         "environment/tiny-1.json does not say by which recipe the run was made."),
+        (cut_a_sentence, "data/raw and data/tokenized hold other sentences. Run `dvc repro"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_found_and_nothing_is_written(
+    evaluate: Callable[[], None], change: Callable[[], None], message: str
+) -> None:
+    change()
+    with pytest.raises(UserError) as error:
+        evaluate()
+    assert str(error.value).startswith(message)
+    assert not Path("predictions").exists()

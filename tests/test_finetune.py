@@ -1,7 +1,8 @@
-"""Fine-tuning: the order of batches, precision, golden losses, NaN, disk. Crashes: test_crash.py."""
+"""The stage finetune and the loading of models. The loop: test_loop.py; crashes: test_crash.py."""
 
-import hashlib
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,141 +10,59 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from conftest import Here, Repository
-from reproduce import checkpoints, devices
 from reproduce.files import UserError
-from reproduce.training.batches import Batches, collate, length_grouped_order, padding_share
+from reproduce.models.load import load_finetuned, load_pretrained
+from reproduce.params import Finetune
+from reproduce.training import checkpoints, recipe
 from stages import finetune
 
-MODEL, CURVE = Path("models/finetuned/tiny-1"), Path("plots/curves/tiny-1")
+RUN = ("--model", "tiny", "--seed", "1")
+MODEL, CURVE, ENVIRONMENT = Path("models/finetuned/tiny-1"), Path("curves/tiny-1.tsv"), "environment/tiny-1.json"
+
+# Mean loss of steps 1-2, 3-4, ... of the tiny model: seed 1, batch 8, learning rate 1e-2, fp32 (conftest.py).
+GOLDEN = {2: 0.6905, 4: 0.6921, 6: 0.6691, 8: 0.7017, 10: 0.7019, 12: 0.7022, 14: 0.6877, 16: 0.6814, 18: 0.6870, 20: 0.6651,
+          22: 0.6789, 24: 0.6651}  # fmt: skip
 
 
-# Mean loss of steps 1-2, 3-4, ... with the tiny model, seed 1, batch 8, learning rate 1e-2 (conftest.py), fp32.
-GOLDEN = {
-    2: 0.6891,
-    4: 0.6998,
-    6: 0.6866,
-    8: 0.6949,
-    10: 0.6816,
-    12: 0.7124,
-    14: 0.6875,
-    16: 0.6839,
-    18: 0.6825,
-    20: 0.6598,
-    22: 0.6883,
-    24: 0.6490,
-}
+@pytest.fixture
+def untrained(here: Here) -> Here:
+    """The finished repository without a kept result that a run could take over."""
+    shutil.rmtree(here.path / "checkpoints", ignore_errors=True)
+    return here
 
 
-def digest(folder: Path) -> dict[str, str]:
-    """sha256 of every file below `folder`."""
-    return {
-        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
+def curve(repository: Repository) -> dict[int, float]:
+    header, *rows = (repository.path / CURVE).read_text().splitlines()
+    assert header == "step\tloss"
+    return {int(step): float(loss) for step, loss in (row.split("\t") for row in rows)}
 
 
-def test_every_epoch_is_a_new_permutation_with_an_incomplete_batch_last() -> None:
-    lengths = torch.randint(3, 60, (1001,), generator=torch.Generator().manual_seed(0))
-    first, again = (
-        length_grouped_order(lengths, 8, seed=1, epoch=0),
-        length_grouped_order(lengths, 8, seed=1, epoch=0),
-    )
-    assert sorted(first) == list(range(1001))
-    assert first == again
-    for other in (
-        length_grouped_order(lengths, 8, seed=1, epoch=1),
-        length_grouped_order(lengths, 8, seed=2, epoch=0),
-    ):
-        assert sorted(other) == list(range(1001)) and other != first
-    # 1001 = 125 batches of 8 and one sentence: within each full batch lengths are near, and the single one is at the end.
-    spread = [int(b.max() - b.min()) for b in lengths[torch.tensor(first)].split(8)]
-    assert len(spread) == 126 and sorted(spread)[63] <= 3
+def edit_json(path: Path, **changes: Any) -> None:
+    text = json.loads(path.read_text())
+    path.unlink()  # DVC links it to its cache
+    path.write_text(json.dumps(text | changes))
 
 
-def test_batches_come_in_no_order_of_length() -> None:
-    lengths = torch.randint(3, 60, (4000,), generator=torch.Generator().manual_seed(0))
-    means = torch.stack(
-        [
-            b.float().mean()
-            for b in lengths[torch.tensor(length_grouped_order(lengths, 8, 1, 0))].split(8)
-        ]
-    )
-    position = torch.arange(len(means)).float()
-    assert abs(torch.corrcoef(torch.stack([means, position]))[0, 1]) < 0.1
-    assert (
-        abs(torch.corrcoef(torch.stack([means[1:], means[:-1]]))[0, 1]) < 0.1
-    )  # nor do neighbours look alike
+def edit_weights(path: Path, change: Any) -> None:
+    """Give `path` the tensors that `change` makes of its own (a dict)."""
+    tensors = change(load_file(path))
+    path.unlink()  # DVC links it to its cache
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
-def test_padding_share_counts_computed_tokens() -> None:
-    lengths = torch.tensor([2, 4, 3, 3])
-    assert padding_share(lengths, [0, 1, 2, 3], 2) == pytest.approx(
-        1 - 12 / 14
-    )  # 2 x 4 + 2 x 3 computed, 12 real
-    assert padding_share(lengths, [0, 1, 2, 3], 1) == 0
-
-
-def test_collate_pads_to_the_longest_of_the_batch() -> None:
-    batch = collate(
-        [
-            {"input_ids": torch.tensor([5, 6, 7]), "labels": 1},
-            {"input_ids": torch.tensor([8]), "labels": 0},
-        ],
-        pad_id=9,
-    )
-    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 9]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
-    assert batch["labels"].tolist() == [1, 0]
-    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
-
-
-@pytest.mark.parametrize(
-    ("capability", "features", "expected"),
-    [((9, 0), {}, "bf16"), ((8, 0), {}, "bf16"), ((7, 5), {}, "fp16"),  # H100, A100, T4
-     (None, {"avx512_bf16": True}, "bf16"), (None, {"amx_bf16": True}, "bf16"), (None, {"avx512_f": True}, "fp32")],
-)  # fmt: skip
-def test_auto_precision_follows_the_hardware(
-    monkeypatch: pytest.MonkeyPatch,
-    capability: tuple[int, int] | None,
-    features: dict[str, bool],
-    expected: str,
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "some GPU")
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
-    device, precision, reason = devices.choose_precision("auto")
-    assert (device, precision) == ("cuda" if capability else "cpu", expected)
-    assert "bf16" in reason
-    assert devices.choose_precision("fp32")[1] == "fp32"
-    if capability is None:
-        with pytest.raises(UserError, match="fp16 needs a CUDA GPU"):
-            devices.choose_precision("fp16")
+# --- what the stage writes ---
 
 
 def test_golden_losses_of_a_tiny_run(finished: Repository) -> None:
-    """Two epochs of 12 steps. Tolerance: the sums' order differs between processors, the training does not."""
-    rows = (finished.path / CURVE / "plots/metrics/loss.tsv").read_text().split("\n")
-    assert rows[0] == "step\tloss"
-    losses = {int(step): float(loss) for step, loss in (row.split("\t") for row in rows[1:] if row)}
-    assert list(losses) == list(range(2, 25, 2))
-    assert losses == pytest.approx(GOLDEN, abs=2e-3)
-    rates = [
-        float(row.split("\t")[1])
-        for row in (finished.path / CURVE / "plots/metrics/learning_rate.tsv")
-        .read_text()
-        .splitlines()[1:]
-    ]
-    # The rate of step s (from 1): warm-up over 2 steps to 1e-2, then linear to 0 at step 24.
-    assert rates == pytest.approx(
-        [1e-2 * (s - 1) / 2 if s <= 3 else 1e-2 * (25 - s) / 22 for s in range(2, 25, 2)]
-    )
+    """Two epochs of 12 steps. Tolerance: the order of sums differs between processors."""
+    assert curve(finished) == pytest.approx(GOLDEN, abs=2e-3)
 
 
-def test_the_model_directory_loads_as_a_pipeline(finished: Repository) -> None:
+def test_the_model_loads_as_a_pipeline(finished: Repository) -> None:
     from transformers import pipeline
 
     classify = pipeline("text-classification", model=str(finished.path / MODEL), device="cpu")
@@ -152,67 +71,60 @@ def test_the_model_directory_loads_as_a_pipeline(finished: Repository) -> None:
     assert classify.model.config.id2label == {0: "NEGATIVE", 1: "POSITIVE"}
 
 
-def test_what_it_ran_on_is_recorded(finished: Repository) -> None:
-    facts = finished.json("environment/tiny-1.json")
-    assert (
-        facts["precision"] in ("fp32", "bf16", "fp16")
-        and facts["steps"] == 24
-        and facts["packages"]["torch"] == torch.__version__
-    )
+def test_what_it_ran_on_is_recorded_with_the_recipe(finished: Repository) -> None:
+    facts = finished.json(ENVIRONMENT)
+    assert facts["recipe"] == recipe.recipe_digest(facts["run"]) and re.fullmatch(r"[0-9a-f]{16}", facts["recipe"])
+    assert {name: facts[name] for name in ("device", "precision", "precision_reason", "steps", "replayed_steps", "resumed_at_step")} == {
+        "device": "cpu", "precision": "fp32", "precision_reason": "params.yaml asks for it", "steps": 24, "replayed_steps": 0,
+        "resumed_at_step": 0}  # fmt: skip
+    assert facts["ms_per_step"] > 0 and facts["peak_memory_mb"] > 100 and facts["not_deterministic"] == []
+    assert facts["packages"]["torch"] == torch.__version__ and facts["threads"] == 1 and facts["device_name"] == facts["cpu"]
     assert str(Path.home()) not in json.dumps(facts)
 
 
-def test_a_cut_checkpoint_is_passed_over(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for step in (4, 8, 12):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "model.safetensors").write_bytes(b"x" * 100)
-        if step != 12:  # killed before the marker
-            checkpoints.mark_complete(tmp_path / f"checkpoint-{step}")
-    (tmp_path / "checkpoint-8" / "model.safetensors").write_bytes(b"x" * 99)
-    assert checkpoints.newest_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
-    assert capsys.readouterr().out.count("passed over") == 2
-    assert checkpoints.newest_checkpoint(tmp_path / "nothing") is None
+def test_a_training_of_fewer_steps_than_a_logging_window(untrained: Here) -> None:
+    untrained.edit("params.yaml", lambda p: p["finetune"].update(log_every=500, epochs=1))
+    said = untrained.stage("finetune", *RUN).stdout
+    assert "models/finetuned/tiny-1: 12 steps in" in said
+    assert list(curve(untrained)) == [12]
 
 
-def test_other_params_or_data_never_share_a_checkpoint(tmp_path: Path) -> None:
-    base: dict[str, Any] = {"learning_rate": 1e-3, "batch_size": 8, "epochs": 1, "warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": 1.0,
-            "precision": "auto", "log_every": 1, "processes": 1, "accumulation": 1}  # fmt: skip
-    data = tmp_path / "train.parquet"
-    data.write_bytes(b"one")
-    key = finetune.identity(finetune.Finetune(**base), 1, "fp32", [data])
-    assert key == finetune.identity(finetune.Finetune(**base), 1, "fp32", [data])
-    others = [finetune.identity(finetune.Finetune(**{**base, "epochs": 2}), 1, "fp32", [data]),
-              finetune.identity(finetune.Finetune(**base), 2, "fp32", [data]),
-              finetune.identity(finetune.Finetune(**base), 1, "bf16", [data])]  # fmt: skip
-    data.write_bytes(b"two")
-    others.append(finetune.identity(finetune.Finetune(**base), 1, "fp32", [data]))
-    assert len({key, *others}) == 5
+def test_files_of_others_in_the_models_folder_stay(untrained: Here) -> None:
+    (untrained.path / MODEL / "README.md").write_text("mine")
+    untrained.stage("finetune", *RUN)
+    assert (untrained.path / MODEL / "README.md").read_text() == "mine"
+    assert not list(untrained.path.rglob("*.partial"))
 
 
-def test_a_loss_that_becomes_nan_stops_with_the_step(here: Here) -> None:
-    """Weights that overflow: the first forward pass is already not finite, and the message says so."""
-    from safetensors.torch import load_file, save_file
-
-    weights = here.path / "models/weights/tiny/model.safetensors"
-    tensors = load_file(weights)
-    weights.chmod(0o644)
-    weights.unlink()  # DVC links it to its cache
-    save_file({name: tensor * float("inf") if "word_embeddings" in name else tensor for name, tensor in tensors.items()},
-              weights, metadata={"format": "pt"})  # fmt: skip
-    before = digest(here.path / MODEL)
-    message = here.refused("finetune", "--model", "tiny", "--seed", "1")
-    assert message.startswith("the loss is not a finite number at step 1 ")
-    assert digest(here.path / MODEL) == before
+def test_without_a_commit_it_trains_too(untrained: Here) -> None:
+    shutil.rmtree(untrained.path / ".git")
+    untrained.run("git", "init", "-q")
+    (untrained.path / CURVE).unlink()
+    untrained.stage("finetune", *RUN)
+    assert untrained.json(ENVIRONMENT)["git_commit"] is None and len(curve(untrained)) == 12
 
 
-def test_not_enough_disk_is_found_before_training(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    model = torch.nn.Linear(
-        1000, 1000
-    )  # 1,001,000 parameters: 12.0 MB a checkpoint, 36.0 MB for three
+# --- what it refuses, before it trains ---
+
+
+@pytest.mark.parametrize(
+    ("file", "stage"),
+    [("models/weights/tiny/model.safetensors", "download_weights@tiny"), ("models/tokenizers/tiny/config.json", "download_tokenizer@tiny"),
+     ("data/tokenized/tiny/train.parquet", "tokenize@tiny"), ("data/checked/pins/tiny.json", "check")],
+)  # fmt: skip
+def test_a_missing_input_is_named_with_the_stage_that_makes_it(here: Here, file: str, stage: str) -> None:
+    (here.path / file).unlink()
+    message = here.refused("finetune", *RUN)
+    assert message == f"{file} is missing. Run `dvc repro {stage}`, which makes it."
+
+
+def test_a_warmup_longer_than_the_training(untrained: Here) -> None:
+    untrained.edit("params.yaml", lambda p: p["finetune"].update(warmup_steps=24))
+    assert "finetune.warmup_steps 24 is not less than the 24 steps" in untrained.refused("finetune", *RUN)
+
+
+def test_not_enough_disk_is_found_before_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model = torch.nn.Linear(1000, 1000)  # 1,001,000 parameters: 12.0 MB a checkpoint, 36.0 MB for three
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=30_000_000))
     with pytest.raises(UserError, match=r"not enough disk: .* needs 0\.0 GB"):
         checkpoints.check_disk(model, tmp_path, tmp_path)  # type: ignore[arg-type]
@@ -220,125 +132,216 @@ def test_not_enough_disk_is_found_before_training(
     checkpoints.check_disk(model, tmp_path, tmp_path)  # type: ignore[arg-type]
 
 
-def test_a_pretrained_directory_without_weights(here: Here) -> None:
-    (here.path / "models/weights/tiny/model.safetensors").unlink()
-    message = here.refused("finetune", "--model", "tiny", "--seed", "1")
-    assert message == ("models/weights/tiny/model.safetensors is missing. "
-                       "Run `dvc repro download_weights@tiny`, which makes it.")  # fmt: skip
+def test_weights_that_overflow_change_no_output(untrained: Here) -> None:
+    before = (untrained.path / MODEL / "model.safetensors").read_bytes()
+    edit_weights(untrained.path / "models/weights/tiny/model.safetensors",
+                 lambda old: {name: t * math.inf if "word_embeddings" in name else t for name, t in old.items()})  # fmt: skip
+    message = untrained.refused("finetune", *RUN)
+    assert message.startswith("the loss or a gradient is not a finite number at step 1 ")
+    assert (untrained.path / MODEL / "model.safetensors").read_bytes() == before
 
 
-def test_warmup_longer_than_training(here: Here) -> None:
-    here.edit("params.yaml", lambda p: p["finetune"].update(warmup_steps=24))
-    assert "finetune.warmup_steps 24 is not less than the 24 steps" in here.refused(
-        "finetune", "--model", "tiny", "--seed", "1"
-    )
-
-
-def curve(repository: Repository) -> list[float]:
-    """The logged losses."""
-    rows = (repository.path / CURVE / "plots/metrics/loss.tsv").read_text().splitlines()[1:]
-    return [float(row.split("\t")[1]) for row in rows]
-
-
-def without_dropout(repository: Repository) -> None:
-    """Dropout draws other numbers in another process; without it only the order of sums differs."""
-    config = repository.path / "models/tokenizers/tiny/config.json"
-    text = json.loads(config.read_text())
-    config.chmod(0o644)
-    config.unlink()  # DVC links it to its cache
-    config.write_text(
-        json.dumps({**text, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
-    )
-
-
-def bare_loop(repository: Repository) -> list[float]:
-    """The same training without the Trainer: AdamW, linear warm-up and decay, clipped gradients; mean loss of every 2 steps."""
-    import pyarrow.parquet
-    from transformers import set_seed
-
-    table = pyarrow.parquet.read_table(repository.path / "data/tokenized/tiny/train.parquet")
-    examples = [{"input_ids": torch.tensor(ids), "labels": label}
-                for ids, label in zip(table["input_ids"].to_pylist(), table["label"].to_pylist(), strict=True)]  # fmt: skip
-    lengths = torch.tensor([len(example["input_ids"]) for example in examples])
-    set_seed(1)
-    folder = repository.path / "models"
-    model = finetune.load_pretrained(
-        folder / "weights/tiny", folder / "tokenizers/tiny", ["NEGATIVE", "POSITIVE"]
-    ).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
-    losses: list[float] = []
-    for epoch in range(2):
-        order = length_grouped_order(lengths, 8, seed=1, epoch=epoch)
-        for start in range(0, len(order), 8):
-            step = len(losses)
-            optimizer.param_groups[0]["lr"] = 1e-2 * (step / 2 if step < 2 else (24 - step) / 22)
-            loss = model(**collate([examples[i] for i in order[start : start + 8]], 0)).loss
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            losses.append(loss.item())
-    return [(first + second) / 2 for first, second in zip(losses[::2], losses[1::2], strict=True)]
-
-
-@pytest.mark.parametrize(("processes", "accumulation"), [(1, 1), (1, 3), (2, 1), (2, 2)])
-def test_who_computes_a_batch_does_not_change_it(
-    copy: Repository, processes: int, accumulation: int
-) -> None:
-    """1 or 2 processes (gloo), whole or in pieces, a last batch of 5 sentences: the losses of a bare PyTorch loop."""
-    import pyarrow.parquet
-
-    without_dropout(copy)
-    data = copy.path / "data/tokenized/tiny/train.parquet"
-    table = pyarrow.parquet.read_table(data)
-    data.unlink()
-    pyarrow.parquet.write_table(table.slice(0, 93), data)  # 11 batches of 8 and one of 5
-    copy.edit(
-        "params.yaml",
-        lambda p: p["finetune"].update(processes=processes, accumulation=accumulation),
-    )
-    runner = Here(copy.path, copy.env) if processes == 1 else copy
-    runner.stage("finetune", "--model", "tiny", "--seed", "1", ALLOW_LOOPBACK="1")
-    facts = copy.json("environment/tiny-1.json")
-    assert (facts["steps"], facts["processes"]) == (24, processes)
-    assert curve(copy) == pytest.approx(bare_loop(copy), rel=1e-4)
-
-
-def test_a_batch_smaller_than_its_parts_is_refused(here: Here) -> None:
-    here.edit("params.yaml", lambda p: p["finetune"].update(processes=3, accumulation=3))
-    message = here.refused(
-        "finetune", "--model", "tiny", "--seed", "1", LOCAL_RANK="0", RANK="0", WORLD_SIZE="3"
-    )
-    assert message.startswith(
-        "params.yaml: finetune: 8 sentence(s) of a batch cannot be cut into 3 x 3"
-    )
-
-
-def test_the_parts_of_all_processes_are_the_batches_of_one() -> None:
-    lengths = torch.randint(3, 60, (93,), generator=torch.Generator().manual_seed(0))
-    whole = Batches(lengths, 8, seed=1)
-    whole.set_epoch(3)
-    parts = [
-        Batches(lengths, 8, 1, accumulation=2, process=process, processes=2) for process in range(2)
-    ]
-    for part in parts:
-        part.set_epoch(3)
-        assert len(part) == len(list(part)) == 24
-    first, second = list(parts[0]), list(parts[1])
-    for k, batch in enumerate(whole):
-        assert sorted(
-            first[2 * k] + second[2 * k] + first[2 * k + 1] + second[2 * k + 1]
-        ) == sorted(batch)
+def make_settings(**changes: Any) -> Finetune:
+    settings: dict[str, Any] = {"learning_rate": 1e-3, "batch_size": 32, "epochs": 1, "warmup_steps": 0, "weight_decay": 0.0}
+    settings |= {"max_grad_norm": 1.0, "precision": "auto", "log_every": 1, "accumulation": 2}
+    return Finetune(**{**settings, **changes})
 
 
 def test_memory_that_runs_out_names_what_to_change_and_keeps_the_batch() -> None:
-    params = finetune.Finetune(learning_rate=1e-3, batch_size=32, epochs=1, warmup_steps=0, weight_decay=0.0, max_grad_norm=1.0,
-                               precision="auto", log_every=1, processes=1, accumulation=2)  # fmt: skip
-    message = str(finetune.out_of_memory(params, sentences=67_349))
-    assert (
-        "out of memory with 16 sentences at a time. Set finetune.accumulation to 4: 8 at a time, and still 32 a step"
-        in message
-    )
-    assert "cannot be cut into more parts" in str(
-        finetune.out_of_memory(params, sentences=67_331)
-    )  # the last batch: 3 sentences
+    message = finetune.less_memory(make_settings())
+    assert message.startswith("out of memory with 16 sentence(s) at a time. Set finetune.accumulation to 4: 8 at a time, and still 32 a step")
+    assert "Lower tokenize.max_length" in finetune.less_memory(make_settings(accumulation=32))
+
+
+# --- the recipe ---
+
+
+PARAMS: dict[str, Any] = {
+    "dataset": "toy", "selection": {"holdout": 0, "train": 0}, "tokenize": {"max_length": 128}, "tasks": {"toy": {"epochs": 2}},
+    "overrides": {"tiny": {"epochs": 3}, "other": {}}, "finetune": make_settings().model_dump(),
+}  # fmt: skip
+PINS = {"dataset": {"train.tsv": "1"}, "model": {"model.safetensors": "2"}}
+
+
+def test_an_override_goes_over_the_task_and_that_over_finetune() -> None:
+    assert recipe.read_recipe("tiny", PARAMS).epochs == 3
+    assert recipe.read_recipe("other", PARAMS).epochs == 2
+    assert recipe.read_recipe("tiny", {**PARAMS, "overrides": {"tiny": {}}, "tasks": {"toy": {}}}).epochs == 1
+
+
+def test_the_digest_follows_all_that_decides_a_run_and_nothing_else() -> None:
+    def digest(model: str = "tiny", seed: int = 1, pins: dict[str, dict[str, str]] = PINS, **params: Any) -> str:
+        return recipe.recipe_digest(recipe.run_recipe({**PARAMS, **params}, model, seed, pins))
+
+    equal = {digest(), digest(overrides={"tiny": {"epochs": 3}}), digest(machine={"checkpoint_every": 1}),
+             digest(tasks={"toy": {}, "sst2": {}}, finetune={**PARAMS["finetune"], "epochs": 2}, models=["tiny"])}  # fmt: skip
+    assert len(equal) == 1 and re.fullmatch(r"[0-9a-f]{16}", *equal)
+    others = {digest("other"), digest(seed=2), digest(pins={**PINS, "dataset": {"train.tsv": "3"}}), digest(tokenize={"max_length": 64}),
+              digest(selection={"holdout": 9, "train": 0}), digest(finetune={**PARAMS["finetune"], "log_every": 2})}  # fmt: skip
+    assert len(others - equal) == 6
+
+
+CPU_FACTS = {"recipe": "a", "precision": "fp32", "gpu": None, "cpu": "Xeon", "threads": 2, "driver": None, "cuda": None,
+             "packages": {"torch": "2", "transformers": "5", "dvclive": "3"}, "git_commit": "x"}  # fmt: skip
+GPU_FACTS = {**CPU_FACTS, "gpu": "T4", "driver": "580", "cuda": "13.0"}
+
+
+@pytest.mark.parametrize(
+    ("facts", "change", "same"),
+    [(CPU_FACTS, {"threads": 4}, False), (CPU_FACTS, {"cpu": "EPYC"}, False), (CPU_FACTS, {"git_commit": "y"}, True),
+     (CPU_FACTS, {"precision": "bf16"}, False), (CPU_FACTS, {"recipe": "b"}, False), (GPU_FACTS, {"threads": 4}, True),
+     (GPU_FACTS, {"driver": "590"}, False), (GPU_FACTS, {"cuda": "12.9"}, False), (GPU_FACTS, {"gpu": "H200"}, False)],
+)  # fmt: skip
+def test_a_checkpoint_belongs_to_what_changes_the_bits(facts: dict[str, Any], change: dict[str, Any], same: bool) -> None:
+    key = recipe.checkpoint_key(facts, [])
+    assert (recipe.checkpoint_key({**facts, **change}, []) == key) is same
+
+
+# --- loading: every tensor is accounted for ---
+
+
+@pytest.fixture
+def pretrained(tiny_model: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny masked language model: an encoder `bert.` without pooler, a head `cls.`."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "pretrained"))
+
+
+def load(folder: Path, labels: list[str] | None = None, seed: int = 1) -> Any:
+    torch.manual_seed(seed)
+    return load_pretrained(folder, folder, ["NEGATIVE", "POSITIVE"] if labels is None else labels)
+
+
+def rename(old: str, new: str) -> Any:
+    return lambda tensors: {name.replace(old, new): tensor for name, tensor in tensors.items()}
+
+
+def test_new_and_dropped_heads_are_printed(pretrained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load(pretrained)
+    assert capsys.readouterr().out == "new head of 2 output(s): bert.pooler, classifier; dropped from the checkpoint: cls\n"
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_weights_are_fp32_whatever_the_file_holds(pretrained: Path, kind: torch.dtype) -> None:
+    edit_weights(pretrained / "model.safetensors", lambda old: {name: t.to(kind) for name, t in old.items()})
+    edit_json(pretrained / "config.json", dtype=str(kind).removeprefix("torch."))
+    model = load(pretrained)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert model.config.dtype == torch.float32
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_head_of_a_fine_tuned_checkpoint_is_dropped(
+    pretrained: Path, capsys: pytest.CaptureFixture[str], classes: int
+) -> None:
+    """Even where it would fit; and so are the labels and the kind of problem in its config."""
+    clean = load(pretrained)
+    clean.save_pretrained(pretrained)
+    expected = load(pretrained)
+    edit_weights(pretrained / "model.safetensors", lambda old: old | {
+        "classifier.weight": torch.full((classes, 32), 9.0), "classifier.bias": torch.full((classes,), 9.0)})  # fmt: skip
+    edit_json(pretrained / "config.json", id2label={str(i): f"old {i}" for i in range(classes)}, problem_type="multi_label_classification",
+              label2id={f"old {i}": i for i in range(classes)})  # fmt: skip
+    capsys.readouterr()
+    model = load(pretrained)
+    assert capsys.readouterr().out == "new head of 2 output(s): classifier; dropped from the checkpoint: classifier\n"
+    assert torch.equal(model.classifier.weight, expected.classifier.weight)
+    assert model.config.id2label == {0: "NEGATIVE", 1: "POSITIVE"} and model.config.label2id == {"NEGATIVE": 0, "POSITIVE": 1}
+    assert model.config.problem_type == "single_label_classification"
+
+
+def test_a_checkpoint_of_classes_becomes_one_of_numbers(pretrained: Path) -> None:
+    edit_json(pretrained / "config.json", id2label={"0": "a", "1": "b", "2": "c"}, label2id={"a": 0, "b": 1, "c": 2})
+    model = load(pretrained, labels=[])
+    assert model.classifier.weight.shape == (1, 32) and model.config.num_labels == 1 and model.config.problem_type == "regression"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [rename("bert.", ""), lambda old: rename(".weight", ".gamma")(rename(".bias", ".beta")({k: v for k, v in old.items() if "LayerNorm" in k}))
+     | {k: v for k, v in old.items() if "LayerNorm" not in k}, lambda old: old | {"bert.embeddings.position_ids": torch.arange(128)[None]}],
+    ids=["without prefix", "gamma and beta", "position ids"],
+)  # fmt: skip
+def test_other_spellings_of_the_same_encoder_load_alike(pretrained: Path, change: Any) -> None:
+    expected = load(pretrained).state_dict()
+    edit_weights(pretrained / "model.safetensors", change)
+    model = load(pretrained).state_dict()
+    assert all(torch.equal(model[name], expected[name]) for name in expected)
+
+
+def without(part: str) -> Any:
+    return lambda old: {name: tensor for name, tensor in old.items() if part not in name}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [(rename("bert.", "_orig_mod.bert."), r"lacks bert\.embeddings\.LayerNorm\.bias \(of 37\), instead has _orig_mod\.bert\.embeddings\.Layer"),
+     (rename("bert.", "roberta."), r"lacks bert\.embeddings\.LayerNorm\.bias \(of 37\), instead has roberta\.embeddings\.LayerNorm\.bias\."),
+     (without("layer.1."), r"lacks bert\.encoder\.layer\.1\..* \(of 16\)"),
+     (lambda old: old | {"bert.encoder.layer.2.output.dense.bias": torch.zeros(32)}, r"has a useless bert\.encoder\.layer\.2\.output"),
+     (lambda old: old | {"bert.embeddings.word_embeddings.weight": torch.zeros(5, 32)}, r"has a misshapen bert\.embeddings\.word_embeddings")],
+    ids=["torch.compile", "RoBERTa", "a layer less", "a layer more", "another vocabulary"],
+)  # fmt: skip
+def test_an_encoder_that_does_not_fit_is_named(pretrained: Path, change: Any, says: str) -> None:
+    edit_weights(pretrained / "model.safetensors", change)
+    with pytest.raises(UserError, match=rf"does not fit the bert of .*config\.json: it {says}"):
+        load(pretrained)
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "missing"])
+def test_a_damaged_file_is_one_message(pretrained: Path, damage: str) -> None:
+    file = pretrained / "model.safetensors"
+    data = file.read_bytes()
+    file.unlink()
+    if damage != "missing":
+        file.write_bytes(data[:5000] if damage == "cut" else b"x" * 100)
+    with pytest.raises(UserError, match=rf"^{pretrained} holds no model that can be read: .* Delete it and run `dvc checkout"):
+        load(pretrained)
+
+
+def test_a_fine_tuned_model_must_be_whole(finished: Repository, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished.path / MODEL, tmp_path / "model"))
+    model = load_finetuned(folder)
+    assert not model.training and {p.dtype for p in model.parameters()} == {torch.float32}
+    edit_weights(folder / "model.safetensors", without("classifier.bias"))
+    with pytest.raises(UserError, match=r"only one of model.safetensors and config.json has classifier\.bias"):
+        load_finetuned(folder)
+
+
+# --- checkpoints ---
+
+
+def state() -> dict[str, Tensor]:
+    return {"model": torch.zeros(3)}
+
+
+def test_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
+    for step in (4, 8, 12, 100):
+        checkpoints.save_checkpoint(tmp_path, step, state())
+    assert checkpoints.steps(tmp_path) == [12, 100]
+    assert checkpoints.newest_checkpoint(tmp_path) == tmp_path / "checkpoint-100"
+
+
+def test_cut_and_unmarked_checkpoints_are_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for step in (4, 8):
+        checkpoints.save_checkpoint(tmp_path, step, state())
+    (tmp_path / "checkpoint-12").mkdir()
+    torch.save(state(), tmp_path / "checkpoint-12" / checkpoints.STATE)  # killed before the marker
+    (tmp_path / "checkpoint-8" / checkpoints.STATE).write_bytes(b"x")
+    assert checkpoints.newest_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
+    assert capsys.readouterr().out.count("passed over") == 2
+    assert checkpoints.newest_checkpoint(tmp_path / "nothing") is None
+
+
+def test_a_run_is_held_by_one_process_and_named(tmp_path: Path) -> None:
+    with checkpoints.exclusive(tmp_path / "run"), pytest.raises(UserError, match=r"run is in use by process \d+"):
+        with checkpoints.exclusive(tmp_path / "run"):
+            pass
+
+
+def test_a_file_system_without_locks_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: Any) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(checkpoints.fcntl, "flock", flock)
+    with pytest.raises(UserError, match=r"cannot be locked \(No locks available\)"), checkpoints.exclusive(tmp_path / "run"):
+        pass

@@ -49,29 +49,26 @@ def load_pretrained(
         del tensors[name]
     model, info = _read(
         weights_dir, type(outline).from_pretrained, None, config=config,
-        state_dict=tensors, dtype=torch.float32, output_loading_info=True, **LOCAL, **extra,
+        state_dict=tensors, dtype=torch.float32, output_loading_info=True,
+        ignore_mismatched_sizes=True, **LOCAL, **extra,
     )  # fmt: skip
     inner = {base, *(name for name, _ in getattr(outline, base).named_children())}
-    missing = [name for name in info["missing_keys"] if name.startswith(f"{base}.")]
-    missing = [name for name in missing if ".pooler." not in name]
-    excess = [name for name in info["unexpected_keys"] if name.split(".")[0] in inner]
-    excess = [name for name in excess if "pooler." not in name]
-    if missing or excess:
+    lost = [n for n in info["missing_keys"] if n.startswith(f"{base}.") and ".pooler." not in n]
+    left = [n for n in info["unexpected_keys"] if n.split(".")[0] in inner and "pooler." not in n]
+    misfit = [name for name, *_ in info["mismatched_keys"]]
+    if lost or left or misfit:
+        same = [n for n in info["unexpected_keys"] if lost and n.endswith(min(lost)[len(base) :])]
+        faults = (("lacks", lost), ("instead has", same), ("has a useless", left))
+        shown = [_some(verb, names) for verb, names in (*faults, ("has a misshapen", misfit))]
         raise UserError(
-            f"{weights_dir}/model.safetensors does not fit the encoder of {tokenizer_dir}/config.json"
-            f" ({config.model_type}): {_some('lacks', missing, info['unexpected_keys'])}"
-            f"{'; ' if missing and excess else ''}{_some('has besides', excess)}. Trained so, parts "
-            "of it would be random numbers. Correct the model's entry in catalog.yaml, or the file."
+            f"{weights_dir}/model.safetensors does not fit the {config.model_type} of "
+            f"{tokenizer_dir}/config.json: it {', '.join(filter(None, shown))}. What is trained "
+            "would not be the pretrained encoder. Correct the model's entry in catalog.yaml."
         )
-    dropped = sorted({_part(name) for name in [*own_head, *info["unexpected_keys"]]})
+    own_head += info["unexpected_keys"]
     print(
-        f"new head for {len(names) or 1} output(s): "
-        f"{', '.join(sorted({_part(name, base) for name in info['missing_keys']}))}; "
-        + (
-            f"dropped the checkpoint's own: {', '.join(dropped)}"
-            if dropped
-            else "the file has none"
-        ),
+        f"new head of {len(names) or 1} output(s): {_parts(info['missing_keys'], base)}; "
+        f"dropped from the checkpoint: {_parts(own_head, base) or 'nothing'}",
         flush=True,
     )
     return model  # type: ignore[no-any-return]
@@ -92,7 +89,7 @@ def load_finetuned(folder: Path) -> "PreTrainedModel":
     )  # fmt: skip
     if wrong := [*info["missing_keys"], *info["unexpected_keys"]]:
         raise UserError(
-            f"{folder}/model.safetensors does not fit its config.json: {_some('not in both', wrong)}. "
+            f"{folder}: only one of model.safetensors and config.json has {min(wrong)}. "
             f"Delete {folder} and run `dvc checkout {folder}`."
         )
     return model.eval()  # type: ignore[no-any-return]
@@ -117,17 +114,12 @@ def _read(place: Path, load: Any, *arguments: Any, **options: Any) -> Any:
         ) from error
 
 
-def _some(verb: str, names: Sequence[str], instead: Iterable[str] = ()) -> str:
-    """The number of tensors and the first of them, in words; "" if there are none."""
-    if not names:
-        return ""
-    first = min(instead, default="")
-    return f"it {verb} {len(names)} tensor(s), first {min(names)}" + (
-        f" (the file has {first})" if first else ""
-    )
+def _some(verb: str, names: Sequence[str]) -> str:
+    """`verb` and the first of the tensors, with their number; "" if there are none."""
+    return f"{verb} {min(names)}" + f" (of {len(names)})" * (len(names) > 1) if names else ""
 
 
-def _part(name: str, base: str = "") -> str:
-    """The module to which a head's tensor belongs: classifier of classifier.out_proj.weight."""
-    parts = name.split(".")
-    return ".".join(parts[:2]) if parts[0] == base else parts[0]
+def _parts(names: Iterable[str], base: str) -> str:
+    """The modules of these tensors: classifier for classifier.out_proj.weight, bert.pooler."""
+    split = [name.split(".") for name in names]
+    return ", ".join(sorted({".".join(parts[: 1 + (parts[0] == base)]) for parts in split}))

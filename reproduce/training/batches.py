@@ -98,10 +98,6 @@ class Batches:
             inputs["token_type_ids"] = self.types[rows, :length].long()
         return inputs, self.labels[rows]
 
-    def smallest(self) -> int:
-        """Sentences of the smallest batch: the last one, if it is incomplete."""
-        return len(self.lengths) % self.batch_size or self.batch_size
-
     def padding_share(self) -> float:
         """The share of padding among the tokens that the first epoch computes (0 .. 1)."""
         computed = sum(len(rows) * length for rows, length in self.epoch(0))

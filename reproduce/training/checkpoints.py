@@ -61,16 +61,16 @@ def exclusive(checkpoints: Path) -> Iterator[None]:
         yield  # the file stays: a third process would lock a new one beside a second that waits
 
 
+def sha256(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digests(folder: Path) -> dict[str, str]:
     """sha256 of every file below `folder` except the marker, by relative path."""
-    sums = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != MARKER:
-            with path.open("rb") as file:
-                sums[path.relative_to(folder).as_posix()] = hashlib.file_digest(
-                    file, "sha256"
-                ).hexdigest()
-    return sums
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MARKER]
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
 
 
 def mark_complete(folder: Path) -> None:
@@ -141,10 +141,9 @@ def forget_finished(run: str, weights: Path) -> None:
     Called by the stage after the training: that it has them means that DVC has them in its cache.
     """
     for finished in root().glob(f"{run}-*/finished"):
-        with weights.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        with contextlib.suppress(OSError, ValueError):  # a damaged marker protects nothing
-            if json.loads((finished / MARKER).read_text())["model/model.safetensors"] == digest:
+        with contextlib.suppress(OSError, ValueError, KeyError):  # a bad marker protects nothing
+            kept = json.loads((finished / MARKER).read_text())["model/model.safetensors"]
+            if kept == sha256(weights):
                 shutil.rmtree(finished.parent)
 
 

@@ -50,7 +50,7 @@ class Training:
         precision: fp32, bf16 or fp16: that of the matrix products; weights and moments are fp32.
 
     Raises:
-        UserError: the recipe does not fit the number of sentences.
+        UserError: the warm-up is longer than the training.
     """
 
     def __init__(
@@ -59,7 +59,12 @@ class Training:
         self.model, self.batches, self.recipe = model.train(), batches, recipe
         self.precision, self.device = precision, batches.device
         self.steps = len(batches) * recipe.epochs
-        self._check_recipe()
+        if recipe.warmup_steps >= self.steps:
+            raise UserError(
+                f"params.yaml: finetune.warmup_steps {recipe.warmup_steps} is not less than the "
+                f"{self.steps} steps of the whole training ({len(batches.lengths)} sentences, "
+                f"batch size {recipe.batch_size}, {recipe.epochs} epochs). Use fewer."
+            )
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.rate = torch.zeros((), device=self.device)
         matrices = [p for p in self.parameters if p.ndim > 1]
@@ -81,24 +86,9 @@ class Training:
         self.number = torch.zeros((), dtype=torch.int64, device=self.device)  # `done`, over there
         self.bad_step = torch.zeros_like(self.number)  # the first that was not finite; 0: none
 
-    def _check_recipe(self) -> None:
-        recipe, sentences = self.recipe, len(self.batches.lengths)
-        if recipe.warmup_steps >= self.steps:
-            raise UserError(
-                f"params.yaml: finetune.warmup_steps {recipe.warmup_steps} is not less than the "
-                f"{self.steps} steps of the whole training ({sentences} sentences, batch size "
-                f"{recipe.batch_size}, {recipe.epochs} epochs). Use fewer."
-            )
-        if recipe.accumulation > self.batches.smallest():
-            raise UserError(
-                f"params.yaml: finetune.accumulation {recipe.accumulation}: the smallest batch has "
-                f"{self.batches.smallest()} sentence(s) ({sentences} in all, batch size "
-                f"{recipe.batch_size}) and cannot be cut into so many pieces. Lower it."
-            )
-
     def step(self, rows: Tensor, length: int) -> None:
         """Forward, backward, clipping and update for one batch, in `accumulation` pieces."""
-        pieces = self.recipe.accumulation
+        pieces = min(self.recipe.accumulation, len(rows))
         kind = AUTOCAST[self.precision]
         total = torch.zeros((), device=self.device)
         for piece in range(pieces):

@@ -11,6 +11,7 @@ from typing import Any
 
 from reproduce.files import UserError
 from reproduce.params import PARAMS, Finetune, validate
+from reproduce.training.checkpoints import sha256
 
 # The code that decides what a run computes.
 CODE = (*sorted(Path(__file__).parent.glob("*.py")), Path(__file__).parents[1] / "models/load.py")
@@ -74,20 +75,18 @@ def recipe_digest(recipe: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def checkpoint_key(
-    recipe: dict[str, Any], precision: str, machine: dict[str, Any], inputs: list[Path]
-) -> str:
+def checkpoint_key(facts: dict[str, Any], inputs: list[Path]) -> str:
     """A digest of all that decides the bits of a run: only an equal run goes on from a checkpoint.
 
     On a CPU that includes the processor and the number of threads, which decide in what order
     numbers are summed; on a GPU its name, the driver and the CUDA runtime instead.
 
     Args:
-        machine: what `describe` of reproduce/machine.py gives.
-        inputs: files whose content counts beside the pins: the tokenised split, the config.
+        facts: `recipe`, `precision` and what `describe` of reproduce/machine.py gives.
+        inputs: the tokenised split, the weights, the config.
     """
-    on = ("gpu", "driver", "cuda") if machine["gpu"] else ("cpu", "threads")
-    software = [machine["packages"][name] for name in ("torch", "transformers")]
-    files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (*inputs, *CODE)]
-    facts = [recipe, precision, [machine[name] for name in on], software, files]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    names = ["gpu", "driver", "cuda"] if facts["gpu"] else ["cpu", "threads"]
+    decisive = [facts[name] for name in ("recipe", "precision", *names)]
+    decisive += [facts["packages"][name] for name in ("torch", "transformers")]
+    decisive += [sha256(path) for path in (*inputs, *CODE)]
+    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]

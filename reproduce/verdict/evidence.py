@@ -217,7 +217,8 @@ def _measured_runs(
             for device in devices
         ]
         measured.remarks.append(words["devices"].fill(devices="; ".join(kinds)))
-    measured.remarks += [row.note.fill() for row in rows if row.note]
+    if len(rows) == 1 and rows[0].note:
+        measured.remarks.append(rows[0].note.fill())
     return measured
 
 
