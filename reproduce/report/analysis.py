@@ -1,4 +1,4 @@
-"""What the report says about answers: calibration, accuracy by group, worst errors, agreement.
+"""What the report says about answers: calibration, accuracy by group, worst errors.
 
 Pure functions of numpy arrays. `correct` and `probability` (of the answer that was given, 0 to 1)
 have the shape (seeds, n): a row a run, all of one model on the same n sentences.
@@ -135,15 +135,6 @@ def worst_errors(
         answer = int(np.bincount(predicted[at, row].astype(int)).argmax())
         errors.append((-int(at.sum()), -float(probability[at, row].mean()), int(row), answer))
     return [(row, -sure, answer) for _, sure, row, answer in sorted(errors)]
-
-
-def agreement(first: "Array", second: "Array") -> tuple[float, float]:
-    """The share of sentences on which two runs agree, and Cohen's kappa (1960)."""
-    from sklearn.metrics import cohen_kappa_score
-
-    same = float((first == second).mean())
-    # Where both always give one answer, kappa is 0 / 0.
-    return same, 1.0 if same == 1 else float(cohen_kappa_score(first, second))
 
 
 def pareto_front(points: Iterable[Point]) -> list[Point]:

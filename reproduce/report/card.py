@@ -1,6 +1,6 @@
 """The model card of a fine-tuned model: README.md beside its weights, as the Hub reads it.
 
-`stages.evaluate` calls `write_card`; the card holds no time, path or commit.
+stages/evaluate.py calls `write_card`. A card holds no time, path or commit.
 """
 
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from reproduce.files import write_text
 from reproduce.inputs.catalog import Dataset, Model, Source, Split, on_the_hub
+from reproduce.models.metrics import measure
 from reproduce.verdict.runs import Run
 from reproduce.verdict.statistics import wilson
 from reproduce.verdict.tables import markdown_table
@@ -19,7 +20,50 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.95
 # The Hub's names of the metrics that it calls otherwise than we do.
 HUB_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
-ABOUT_RUN = ("model", "seed", "dataset", "selection", "max_length", "data", "pins")
+
+CARD = """# {run.model} fine-tuned on {run.dataset}, seed {run.seed}
+
+The pretrained encoder `{run.model}` ({base}) with a new head, fine-tuned on `{run.dataset}` by a
+DVC pipeline that reproduces the DistilBERT article
+([arXiv:1910.01108](https://arxiv.org/abs/1910.01108)). The seed was fixed before the training, not
+chosen by its score.
+
+```python
+from transformers import pipeline
+
+model = "."  # the folder of this card, or the name of its repository on the Hub
+{usage}
+```
+
+## Data
+
+`{run.dataset}`: {data}; {rows:,} examples to train on. Text: {columns}; {answer}.{note}
+
+## Recipe
+
+AdamW; the learning rate rises linearly from 0, then falls linearly to 0. The result is the last
+epoch: nothing was selected on the validation set. Texts are cut to {recipe[max_length]} tokens.
+
+{settings}
+
+## Scores
+
+On {where}.
+
+{scores}
+
+## Environment
+
+{environment}
+
+## Limits
+
+{limits}
+
+## Licence
+
+The base checkpoint's, {license}. The data has terms of its own.
+"""
 
 
 def write_card(run: Run, environment: dict[str, Any], dataset: Dataset, model: Model) -> Path:
@@ -34,16 +78,25 @@ def write_card(run: Run, environment: dict[str, Any], dataset: Dataset, model: M
     return path
 
 
+def measured_parts(run: Run) -> list[dict[str, Any]]:
+    """The metrics on the validation set and, of MNLI, on the second one."""
+    if not (part := run.mismatched):
+        return [run.measured]
+    return [run.measured, measure(part.logits, part.labels, run.labels, run.metrics)]
+
+
 def card_metadata(run: Run, dataset: Dataset, model: Model) -> "ModelCardData":
     """What the Hub reads: base model, licence, data, and every metric that is defined."""
     from huggingface_hub import ModelCardData
 
     base, data = on_the_hub(model.sources), on_the_hub(dataset.sources)
-    results = eval_results(run, run.measured, dataset.validation, dataset)
-    if dataset.validation_mismatched and run.measured_mismatched:
-        results += eval_results(
-            run, run.measured_mismatched, dataset.validation_mismatched, dataset
-        )
+    splits = (dataset.validation, dataset.validation_mismatched)
+    results = [
+        result
+        for measured, split in zip(measured_parts(run), splits, strict=False)
+        if split
+        for result in eval_results(run, measured, split, data)
+    ]
     return ModelCardData(
         model_name=run.name,
         language="en",
@@ -58,157 +111,111 @@ def card_metadata(run: Run, dataset: Dataset, model: Model) -> "ModelCardData":
 
 
 def eval_results(
-    run: Run, measured: dict[str, Any], split: Split, dataset: Dataset
+    run: Run, measured: dict[str, Any], split: Split, data: Source | None
 ) -> list["EvalResult"]:
     """One result a metric. A dataset of the Hub is named as there, with its commit."""
     from huggingface_hub import EvalResult
 
-    source, file = on_the_hub(dataset.sources), Path(split.file)
+    file, task = Path(split.file), "text-classification"
     place: dict[str, Any] = {"dataset_type": run.dataset, "dataset_split": file.stem}
-    if source:  # there a file is CONFIGURATION/SPLIT-00000-of-00001.parquet
-        place = {"dataset_type": source.hub, "dataset_revision": source.revision}
+    if data:  # there a file is CONFIGURATION/SPLIT-00000-of-00001.parquet
+        place = {"dataset_type": data.hub, "dataset_revision": data.revision}
         place |= {"dataset_config": file.parent.name, "dataset_split": file.name.split("-")[0]}
     if run.split != "validation":
         place |= {"dataset_split": "train", "dataset_args": {"held_out": measured["n"]}}
+    values = {HUB_METRICS.get(metric, metric): measured[metric] for metric in run.metrics}
     return [
-        EvalResult(
-            task_type="text-classification",
-            dataset_name=run.dataset,
-            metric_type=HUB_METRICS.get(metric, metric),
-            metric_value=measured[metric],
-            **place,
-        )
-        for metric in dataset.metrics
-        if measured[metric] is not None
+        EvalResult(task, metric_type=name, metric_value=value, dataset_name=run.dataset, **place)
+        for name, value in values.items()
+        if value is not None
     ]
 
 
 def card_text(run: Run, environment: dict[str, Any], dataset: Dataset, model: Model) -> str:
     """The card below its metadata, in Markdown."""
-    made_by, held_out, n = environment["run"], run.split != "validation", len(run.validation.labels)
+    recipe, held_out, n = environment["run"], run.split != "validation", run.measured["n"]
     rows = (dataset.train.rows or 0) - (n if held_out else 0)
-    rows = min(rows, made_by["selection"]["train"] or rows)
-    recipe = sorted((key, value) for key, value in made_by.items() if key not in ABOUT_RUN)
     answer = f"classes: {', '.join(dataset.labels)}"
     if dataset.scale:
-        answer = f"label: a number from {dataset.scale[0]:g} to {dataset.scale[1]:g}"
-    note = f"\n\n{dataset.note.strip()}" if dataset.note else ""
-    where = (
-        f"{n:,} examples held out of train" if held_out else f"the validation set, {n:,} examples"
+        answer = "label: a number from {:g} to {:g}".format(*dataset.scale)
+    settings = [[key.replace("_", " "), str(recipe["finetune"][key])] for key in
+                sorted(recipe["finetune"])]  # fmt: skip
+    where = "examples held out of train" if held_out else "examples, the whole validation set"
+    return CARD.format(
+        run=run,
+        recipe=recipe,
+        base=_place(model.sources),
+        data=_place(dataset.sources, "datasets/"),
+        usage=_usage(dataset),
+        rows=min(rows, recipe["selection"]["train"] or rows),
+        columns=", ".join(dataset.columns),
+        answer=answer,
+        note=f"\n\n{dataset.note.strip()}" if dataset.note else "",
+        settings=markdown_table([["parameter", "value"], *settings]),
+        where=f"{n:,} {where}",
+        scores=_scores(run),
+        environment=_environment(environment),
+        limits=_limits(dataset, held_out),
+        license=model.license,
     )
-    settings = [["parameter", "value"], *([k.replace("_", " "), str(v)] for k, v in recipe)]
-    return f"""# {run.model} fine-tuned on {run.dataset}, seed {run.seed}
-
-The pretrained encoder `{run.model}` ({_place(model.sources)}) with a new head, fine-tuned on
-`{run.dataset}` by a DVC pipeline that reproduces the DistilBERT article
-([arXiv:1910.01108](https://arxiv.org/abs/1910.01108)). The seed was fixed before the training, not
-chosen by its score.
-
-```python
-from transformers import pipeline
-
-model = "."  # the folder of this card; or the name of its repository on the Hub
-{_usage(dataset)}
-```
-
-## Data
-
-`{run.dataset}`: {_place(dataset.sources, "datasets/")}; {rows:,} examples to train on.
-Text: {", ".join(dataset.columns)}; {answer}.{note}
-
-## Recipe
-
-AdamW; the learning rate rises linearly from 0, then falls linearly to 0. The result is the last
-epoch: nothing was selected on the validation set. Texts are cut to {made_by["max_length"]} tokens.
-
-{markdown_table(settings)}
-
-## Scores
-
-On {where}.
-
-{_scores(run, dataset)}
-
-## Environment
-
-{markdown_table([["what", "value"], *_environment(environment)])}
-
-## Limits
-
-{_limits(dataset, held_out)}
-
-## Licence
-
-The base checkpoint's, {model.license}. The data has terms of its own.
-"""
 
 
 def _place(sources: tuple[Source, ...], kind: str = "") -> str:
-    """Where something comes from, as Markdown: the Hub's page if it has one."""
+    """Where something comes from, as Markdown: the Hub's page if it has one; no absolute path."""
     if source := on_the_hub(sources):
         url = f"https://huggingface.co/{kind}{source.hub}"
         return f"[{source.hub}]({url}) at commit {(source.revision or '')[:8]}"
     folder = Path(sources[0].folder or "")
-    return (
-        f"folder {folder.name if folder.is_absolute() else folder}"
-        if folder.name
-        else str(sources[0])
-    )
+    return f"folder {folder.name}" if folder.is_absolute() else str(sources[0])
 
 
 def _usage(dataset: Dataset) -> str:
     pair = '{"text": "A man sleeps.", "text_pair": "Nobody is awake."}'
     example = '"a gripping film"' if len(dataset.columns) == 1 else pair
     options = "" if dataset.labels else ', function_to_apply="none"'
-    return (
-        f'classify = pipeline("text-classification", model=model{options})\n'
-        f"print(classify({example}))"
-    )
+    make = f'classify = pipeline("text-classification", model=model{options})'
+    return f"{make}\nprint(classify({example}))"
 
 
-def _scores(run: Run, dataset: Dataset) -> str:
-    rows = [["metric", "value", f"{CONFIDENCE:.0%} interval", "examples"]]
-    parts = {"": run.measured, ", mismatched genres": run.measured_mismatched}
-    for where, measured in parts.items():
-        for metric in (*dataset.metrics, "loss") if measured else ():
-            value = "not defined" if measured[metric] is None else f"{measured[metric]:.4f}"
-            interval = "-"
+def _scores(run: Run) -> str:
+    rows = [["metric", "value", f"{CONFIDENCE:.0%} interval (Wilson)", "examples"]]
+    for measured, where in zip(measured_parts(run), ("", ", mismatched genres"), strict=False):
+        for metric in (*run.metrics, "loss"):
+            value, interval = measured[metric], "-"
             if metric == "accuracy":
                 low, high = wilson(measured["correct"], measured["n"], CONFIDENCE)
                 interval = f"{low:.4f} to {high:.4f}"
-            rows.append([f"{metric}{where}", value, interval, f"{measured['n']:,}"])
-    text = markdown_table(rows)
-    if "accuracy" in dataset.metrics:
-        text += "\n\nThe interval is Wilson's: the error that the number of examples leaves."
-    if dataset.labels:
-        table = run.measured["confusion"]
-        counts = [[f"**{true}**", *(f"{n:,}" for n in row.values())] for true, row in table.items()]
-        text += "\n\nLabels (rows) and answers (columns):\n\n"
-        text += markdown_table([["", *dataset.labels], *counts])
-    return text
+            text = "not defined" if value is None else f"{value:.4f}"
+            rows.append([f"{metric}{where}", text, interval, f"{measured['n']:,}"])
+    if not run.labels:
+        return markdown_table(rows)
+    confusion = run.measured["confusion"]
+    counts = [[f"**{name}**", *map(str, row.values())] for name, row in confusion.items()]
+    table = markdown_table([["", *run.labels], *counts])
+    return f"{markdown_table(rows)}\n\nLabels (rows) and answers (columns):\n\n{table}"
 
 
-def _environment(environment: dict[str, Any]) -> list[list[str]]:
+def _environment(environment: dict[str, Any]) -> str:
     """What can matter to the bits of the result."""
     packages = sorted(environment["packages"].items())
-    device = environment["gpu"] or environment["cpu"]
-    return [
-        ["computed on", f"{environment['device']}: {device}"],
-        ["precision", f"{environment['precision']}, because {environment['precision_reason']}"],
-        ["threads", str(environment["threads"])],
-        ["Python", environment["python"]],
-        ["packages", ", ".join(f"{name} {version}" for name, version in packages)],
-        ["not bit by bit the same", "; ".join(environment["not_deterministic"]) or "none known"],
-    ]
+    reason = f"{environment['precision']}, because {environment['precision_reason']}"
+    rows = {
+        "computed on": f"{environment['device']}: {environment['gpu'] or environment['cpu']}",
+        "precision": reason,
+        "threads": str(environment["threads"]),
+        "Python": environment["python"],
+        "packages": ", ".join(f"{name} {version}" for name, version in packages),
+        "not bit by bit the same": "; ".join(environment["not_deterministic"]) or "none known",
+    }
+    return markdown_table([["what", "value"], *map(list, rows.items())])
 
 
 def _limits(dataset: Dataset, held_out: bool) -> str:
+    numbers = "Predictions can leave the scale."
     limits = [
         "English, and texts like those above: nothing was measured on others.",
         "One training run: how far seeds lie apart is not in the interval above.",
-        "The probability that the pipeline prints was not calibrated."
-        if dataset.labels
-        else "Predictions can leave the scale.",
+        "The probability of an answer was not calibrated." if dataset.labels else numbers,
         "What the base checkpoint learned from its own data, biases included, may still be there.",
     ]
     if held_out:

@@ -88,7 +88,7 @@ def curves(models: Sequence[tuple[str, "Array"] | None], say: Wording) -> str:
     axes.set(xlim=(0, None), ylim=(0, None))
     _ticks(axes, say, y=1)
     axes.legend(loc="upper right", handlelength=2)
-    return _svg(figure, "curves", say.plain("curves"))
+    return _svg(figure, "curves")
 
 
 def dots(name: str, groups: Sequence[Dots], xlabel: str, say: Wording) -> str:
@@ -126,7 +126,7 @@ def dots(name: str, groups: Sequence[Dots], xlabel: str, say: Wording) -> str:
     low, high = axes.get_xlim()
     axes.set_xlim(low - 0.08 * (high - low), min(high, 100.5))
     _ticks(axes, say, x=0 if high - low > 4 else 1)
-    return _svg(figure, name, say.plain(name))
+    return _svg(figure, name)
 
 
 def reliability(name: str, index: int, found: Calibration, say: Wording) -> str:
@@ -143,7 +143,7 @@ def reliability(name: str, index: int, found: Calibration, say: Wording) -> str:
     for part in (axes, counts):
         _ticks(part, say)
     counts.set_yticks([0, 50, 100])
-    return _svg(figure, f"reliability-{name}", f"{say.plain('calibration')}: {name}")
+    return _svg(figure, f"reliability-{name}")
 
 
 def pareto(points: Sequence[Point | None], say: Wording) -> str:
@@ -167,7 +167,7 @@ def pareto(points: Sequence[Point | None], say: Wording) -> str:
     axes.set(ylim=(low - 0.3 * room, high + 0.4 * room))
     axes.set(xlim=(0, 1.25 * max(point.milliseconds for point in measured)))
     _ticks(axes, say, y=0 if room > 4 else 1)
-    return _svg(figure, "pareto", say.plain("size"))
+    return _svg(figure, "pareto")
 
 
 def _look(index: int) -> dict[str, Any]:
@@ -193,10 +193,9 @@ def _ticks(axes: "Axes", say: Wording, x: int = 0, y: int = 0) -> None:
                 axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
 
 
-def _svg(figure: "Figure", name: str, title: str) -> str:
+def _svg(figure: "Figure", name: str) -> str:
     """The figure as an <svg> element for HTML; byte for byte the same for the same data."""
     import matplotlib as mpl
-    from markupsafe import escape
 
     file = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name}):
@@ -209,5 +208,4 @@ def _svg(figure: "Figure", name: str, title: str) -> str:
     text = re.sub(r' id="[\w.]+_\d+"', "", text)
     text = re.sub(r" font-family: [^;\"]*;?", "", text)
     text = re.sub(r"#0[1-5]0[1-5]0\d", lambda colour: f"var({VARIABLES[colour[0]]})", text)
-    text = re.sub(r"\s*\n\s*", " ", text)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" class="chart" ', 1)
+    return re.sub(r"\s*\n\s*", " ", text)

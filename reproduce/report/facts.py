@@ -1,7 +1,6 @@
 """All that the report shows, in no language: read once, from the files that the stages wrote."""
 
 import hashlib
-import itertools
 import statistics
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,17 +10,10 @@ from typing import TYPE_CHECKING, Any
 from reproduce.files import UserError, read_json
 from reproduce.inputs.catalog import Dataset, on_the_hub, read_dataset, read_model
 from reproduce.inputs.sentences import read_tsv
-from reproduce.params import PARAMS, Finetune, read_yaml, validate
-from reproduce.report.analysis import (
-    Calibration,
-    Point,
-    agreement,
-    calibration,
-    share,
-    worst_errors,
-)
+from reproduce.params import PARAMS, Finetune, read_yaml
+from reproduce.report.analysis import Calibration, Point, calibration, share, worst_errors
 from reproduce.training.recipe import read_recipe
-from reproduce.verdict.published import PUBLISHED, Published
+from reproduce.verdict.published import Published, read_published
 from reproduce.verdict.runs import NotRun, Run, read_export, read_runs, recipe_of, split_of
 
 if TYPE_CHECKING:
@@ -153,50 +145,25 @@ class Facts:
     @cached_property
     def errors(self) -> list[Mistake]:
         """What the model shown gets wrong, worst first, and how many runs of each model do."""
-        names, labels = self.dataset.labels, self.shown.runs[0].validation.labels
-        wrong = {model.name: (~model.correct).sum(axis=0) for model in self.ran}
+        texts, names, shown = self.texts or [], self.dataset.labels, self.shown
+        labels = shown.runs[0].validation.labels
+        wrong = [((~model.correct).sum(axis=0), len(model.runs)) for model in self.ran]
         return [
-            Mistake(
-                (self.texts or [])[row].replace("\t", " | "),
-                names[labels[row]],
-                names[answer],
-                sure,
-                [(int(wrong[model.name][row]), len(model.runs)) for model in self.ran],
-            )
-            for row, sure, answer in worst_errors(
-                labels, self.shown.predicted, self.shown.probability
-            )
-        ]
-
-    @cached_property
-    def agreement(self) -> list[tuple[str, int, float, float]]:
-        """Of each two models: names, pairs of runs, and means over these: same in %, kappa."""
-        rows = []
-        for one, other in itertools.combinations_with_replacement(self.ran, 2):
-            same_model = one is other
-            pairs = list(
-                itertools.combinations(one.predicted, 2)
-                if same_model
-                else itertools.product(one.predicted, other.predicted)
-            )
-            if pairs:
-                columns = zip(*(agreement(*pair) for pair in pairs), strict=True)
-                same, kappa = (statistics.mean(column) for column in columns)
-                rows.append((f"{one.name} – {other.name}", len(pairs), 100 * same, kappa))
-        return rows
+            Mistake(texts[row].replace("\t", " | "), names[labels[row]], names[answer], sure,
+                    [(int(count[row]), runs) for count, runs in wrong])
+            for row, sure, answer in worst_errors(labels, shown.predicted, shown.probability)
+        ]  # fmt: skip
 
     @property
     def points(self) -> list[Point | None]:
         """A model's accuracy, time and size, None where one was not measured."""
-        speed = self.speed or {"models": {}}
-        points: list[Point | None] = []
+        speed, points = self.speed or {"models": {}}, []
         for model in self.models:
-            found = speed["models"].get(model.name)
-            if found is None or model.median is None:
-                points.append(None)
-                continue
-            milliseconds = 1000 * found["seconds"] / speed["sentences"]
-            points.append(Point(model.name, model.median, milliseconds, found["bytes"] / 1e6))
+            found, median, point = speed["models"].get(model.name), model.median, None
+            if found and median is not None:
+                milliseconds = 1000 * found["seconds"] / speed["sentences"]
+                point = Point(model.name, median, milliseconds, found["bytes"] / 1e6)
+            points.append(point)
         return points
 
 
@@ -214,25 +181,18 @@ def read_facts() -> Facts:
             f"metrics/claims.json is missing or of another experiment; expected "
             f"{', '.join(wanted)}. Run `dvc repro compare`."
         )
-    published = validate(Published, read_yaml(PUBLISHED), f"{PUBLISHED}:")
+    published = read_published()
     dataset = read_dataset(params["dataset"])
     models = [
         read_model_facts(name, list(runs.values()), params, published)
         for name, runs in read_runs(params).items()
     ]
     first = next((model.runs[0] for model in models if model.runs), None)
-    return Facts(
-        params=params,
-        split=split,
-        dataset=dataset,
-        published=published,
-        claims=claims,
-        error_rates=read_optional("benchmarks/results/verdicts.json", "git checkout benchmarks"),
-        speed=read_optional("metrics/speed.json", "dvc repro benchmark"),
-        reference=read_optional("metrics/reference.json", "dvc repro reference"),
-        models=models,
-        texts=read_texts(first.sentences, dataset) if first else None,
-    )
+    rates = read_optional("benchmarks/results/verdicts.json", "git checkout benchmarks")
+    speed = read_optional("metrics/speed.json", "dvc repro benchmark")
+    reference = read_optional("reference/result.json", "dvc repro reference/dvc.yaml")
+    texts = read_texts(first.sentences, dataset) if first else None
+    return Facts(params, split, dataset, published, claims, rates, speed, reference, models, texts)
 
 
 def read_model_facts(
@@ -250,17 +210,18 @@ def read_model_facts(
             if (curve := read_curve(run.name)) is not None:
                 curves[run.seed] = curve
     export = read_export(name, params["seeds"][0], recipe_of(params, name, params["seeds"][0]))
+    known = row and done and row.metric == done[0].metrics[0]
     return Model(
-        name=name,
-        source=f"{source.hub} @ {(source.revision or '')[:8]}" if source else "–",
-        recipe=read_recipe(name, params),
-        published=row.score if row and done and row.metric == done[0].metrics[0] else None,
-        runs=done,
-        missing=[run for run in runs if isinstance(run, NotRun)],
-        curves=curves,
-        environments=environments,
-        export=None if isinstance(export, NotRun) else export,
-        confidence=params["compare"]["confidence"],
+        name,
+        f"{source.hub} @ {(source.revision or '')[:8]}" if source else "–",
+        read_recipe(name, params),
+        row.score if row and known else None,
+        done,
+        [run for run in runs if isinstance(run, NotRun)],
+        curves,
+        environments,
+        None if isinstance(export, NotRun) else export,
+        params["compare"]["confidence"],
     )
 
 

@@ -77,9 +77,10 @@ def draw(facts: Facts, say: Wording) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
     level = say.short(100 * facts.params["compare"]["confidence"])
 
-    def add(name: str, svg: str, caption: str = "", **values: Any) -> None:
+    def add(name: str, svg: str, caption: str = "", /, **values: Any) -> None:
         text = say(f"caption_{caption or name}", **values)
-        figures[name] = Figure(Markup(svg), text)  # noqa: S704 (charts.py escapes what it writes)
+        labelled = svg.replace("<svg ", f'<svg class="chart" role="img" aria-label="{text}" ', 1)
+        figures[name] = Figure(Markup(labelled), text)  # noqa: S704 (matplotlib escapes its texts)
 
     with charts.style():
         if count := sum(len(model.curves) for model in facts.ran):
@@ -144,24 +145,28 @@ def group_rows(facts: Facts, part: str, say: Wording) -> list[Dots]:
 
 def compose(facts: Facts, say: Wording) -> dict[str, Any]:
     """What the template shows that is put together from texts and facts."""
-    claims, compare = facts.claims["claims"], facts.params["compare"]
-    verdicts = [claim["verdict"] for claim in claims.values()]
+    compare, found = facts.params["compare"], facts.claims["claims"]
+    claims = [found[name] for name in facts.published.claims if name in found]
+    verdicts = [claim["verdict"] for claim in claims]
     counts = {name.replace(" ", "_"): verdicts.count(name) for name in VERDICTS}
     each = (f"{model.name} {say('of', part=len(model.runs), all=len(facts.params['seeds']))}"
             for model in facts.models)  # fmt: skip
     task = facts.published.titles.get(facts.params["dataset"], facts.params["dataset"])
     remarks, rules = [], {}
-    for number, claim in enumerate(claims.values(), start=1):
-        remarks += [f"{number}. {say.statement(remark)}" for remark in claim["remarks"]]
+    for number, claim in enumerate(claims, start=1):
+        if texts := " ".join(map(say.statement, claim["remarks"])):
+            remarks.append(f"{number}. {texts}")
         rules.setdefault(say.statement(claim["rule_text"]), []).append(str(number))
     run = f"{facts.models[0].name}-{facts.params['seeds'][0]}"
     return {
         "task": task,
+        "claims": claims,
         "verdicts": say("verdict_summary", total=len(verdicts), **counts),
         "verdict": {name.replace(" ", "_"): say(f"claim_{name}") for name in VERDICTS},
         "runs": say("runs_summary", models=", ".join(each)),
         "remarks": remarks,
-        "rules": [f"{', '.join(numbers)}: {rule}" for rule, numbers in rules.items()],
+        "rules": [f"{', '.join(numbers)}. {rule}" for rule, numbers in rules.items()],
+        "rates": [error_rates(facts, rule, say) for rule in ("score", "retention")],
         "student": compare["student"],
         "teacher": compare["teacher"],
         "score": score_name(facts, say),
@@ -169,7 +174,6 @@ def compose(facts: Facts, say: Wording) -> dict[str, Any]:
         "lacking": lacking_parts(facts, say),
         "setting": setting(facts, task, say),
         "scores": [text for model in facts.ran for text in score_texts(facts, model, say)],
-        "curves": curve_texts(facts, say),
         "calibration": calibration_texts(facts, say),
         "size": size_texts(facts, say),
         "reference": reference_text(facts, say),
@@ -185,13 +189,10 @@ def lacking_parts(facts: Facts, say: Wording) -> dict[str, str]:
     ran = "" if facts.ran else say("nothing_ran")
     classes = ran or ("" if facts.dataset.labels else say("no_classes"))
     texts = classes or ("" if facts.texts is not None else say("no_sentences"))
-    parts = {"claims": "", "rules": "", "paired": "", "setting": "", "scores": ran, "curves": ran}
-    if not ran and not any(model.curves for model in facts.ran):
-        parts["curves"] = curve_texts(facts, say)[0]
-    parts |= {"confusion": classes, "calibration": classes, "groups": texts, "errors": texts}
+    parts = {"claims": "", "rules": "", "paired": "", "setting": "", "scores": ran}
+    parts |= {"confusion": classes, "groups": texts, "errors": texts}
     if not texts and not facts.errors:
         parts["errors"] = say("no_errors", name=facts.shown.name)
-    parts["agreement"] = classes or ("" if facts.agreement else say("agreement_none"))
     parts["size"] = "" if facts.speed else say("no_speed")
     return parts | {"exported": "", "reference": "", "environment": ran, "limits": ""}
 
@@ -229,19 +230,14 @@ def score_texts(facts: Facts, model: Model, say: Wording) -> list[str]:
     if len(kinds) > 1:
         devices = "; ".join(f"{kind}: {say.seeds(seeds)}" for kind, seeds in kinds.items())
         texts.append(say("mixed_devices", name=model.name, devices=devices))
+    if model.curves:
+        last = [float(curve[-1, 1]) for curve in model.curves.values()]
+        texts.append(
+            say("curve_end", name=model.name, loss=say.interval((min(last), max(last)), 3))
+        )
+    if absent := [run.seed for run in model.runs if run.seed not in model.curves]:
+        texts.append(say("no_curve", name=model.name, seeds=say.seeds(absent)))
     return texts
-
-
-def curve_texts(facts: Facts, say: Wording) -> list[str]:
-    """Where each model's curves end, and which runs have none."""
-    texts, absent = [], []
-    for model in facts.ran:
-        absent += [run.name for run in model.runs if run.seed not in model.curves]
-        if model.curves:
-            last = [float(curve[-1, 1]) for curve in model.curves.values()]
-            loss, seeds = say.interval((min(last), max(last)), 3), say.seeds(list(model.curves))
-            texts.append(say("curve_end", name=model.name, loss=loss, seeds=seeds))
-    return [*texts, say("no_curve", runs=", ".join(absent))] if absent else texts
 
 
 def calibration_texts(facts: Facts, say: Wording) -> list[str]:
@@ -269,7 +265,22 @@ def size_texts(facts: Facts, say: Wording) -> list[str]:
 
 def reference_text(facts: Facts, say: Wording) -> str:
     """What our evaluation makes of the authors' own checkpoint."""
-    return say("not_run")
+    if not (found := facts.reference):
+        return say("reference_not_run")
+    values = {key: found[key] for key in ("checkpoint", "correct", "apart", "published", "source")}
+    return say("reference_result", n=found["sentences"], **values)
+
+
+def error_rates(facts: Facts, rule: str, say: Wording) -> list[list[str]]:
+    """How often a rule is right: a head of true differences, and a row a study's kind."""
+    cells = facts.error_rates["rules"][rule] if facts.error_rates else []
+    differences = sorted({cell["difference"] for cell in cells})
+    rows: dict[str, list[str]] = {}
+    for cell in cells:
+        name = say("spread", n=cell["seeds"], spread=say.short(cell["spread"]))
+        shares = (say.number(cell[verdict], 0) for verdict in VERDICTS[:2])
+        rows.setdefault(name, [name]).append("/".join(shares))
+    return [[say(f"rates_{rule}"), *map(say.short, differences)], *rows.values()]
 
 
 def environment_texts(facts: Facts, say: Wording) -> list[str]:
