@@ -56,22 +56,26 @@ ANY_CUDA_12 = (525, 60)
 def read_gpus() -> list[tuple[str, float]]:
     """Driver version and compute capability of each GPU, from nvidia-smi; [] where none answers."""
     for fields in ("driver_version,compute_cap", "driver_version"):  # old drivers lack the second
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired, ValueError):
-            done = subprocess.run(
-                ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"],
-                capture_output=True, text=True, timeout=60,
-            )  # fmt: skip
-            if done.returncode == 0:
-                rows = [line.split(",") for line in done.stdout.splitlines() if line.strip()]
-                return [(row[0].strip(), float(row[1]) if row[1:] else 0.0) for row in rows]
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            rows = re.findall(r"^(\d[\d.]*)(?:, *(\d[\d.]*))?", done.stdout, re.M)
+            if done.returncode == 0 and rows:  # capability unknown: one that all builds have
+                return [(driver, float(capability or 7.5)) for driver, capability in rows]
     return []
+
+
+def describe(name: str, found: str) -> str:
+    """The choice of a build, with its reason, for the screen."""
+    source = "PyPI" if name == "13.0" else "PyTorch's own index"
+    return f"PyTorch for CUDA {name} from {source}, because of {found}"
 
 
 def choose_build(gpus: list[tuple[str, float]]) -> tuple[str, str]:
     """The build for these GPUs and the reason, to be printed; exits with a message if none fits."""
     if not gpus:
         hint = "`make install CUDA=cpu` takes the smaller build without CUDA"
-        return "13.0", f"PyPI's build, because no NVIDIA driver answers ({hint})"
+        return "13.0", f"PyPI's build of PyTorch, because no NVIDIA driver answers ({hint})"
     driver = gpus[0][0]
     version = tuple(int(part) for part in re.findall(r"\d+", driver))
     lowest, highest = min(cap for _, cap in gpus), max(cap for _, cap in gpus)
@@ -80,10 +84,9 @@ def choose_build(gpus: list[tuple[str, float]]) -> tuple[str, str]:
     fitting = [n for n, b in BUILDS.items() if b.lowest <= lowest and highest <= b.highest]
     for name in fitting:
         if version >= BUILDS[name].driver:
-            source = "PyPI" if name == "13.0" else "PyTorch's own index"
-            return name, f"CUDA {name} from {source}, because of {found}"
+            return name, describe(name, found)
     if version >= ANY_CUDA_12 and (older := [name for name in fitting if name != "13.0"]):
-        return older[-1], f"CUDA {older[-1]} from PyTorch's own index, because of {found}"
+        return older[-1], describe(older[-1], found)
     needs = "; ".join(
         f"CUDA {name}: driver {'.'.join(map(str, b.driver if name == '13.0' else ANY_CUDA_12))}, "
         f"capability {b.lowest:g} to {b.highest:g}".replace(" to inf", " or newer")
@@ -175,7 +178,7 @@ def run(command: list[str]) -> None:
     print(f"$ {' '.join(command)}", flush=True)
     if subprocess.run(command, env=os.environ | {"PIP_USER": "0"}).returncode:
         sys.exit(
-            f"error: `{' '.join(command[1:4])}` failed, see above; .venv is as it was. "
+            f"error: {command[2]} failed, see above; .venv is as it was. "
             "No network, or a full disk? Put it right and run the same command again."
         )
 
@@ -217,12 +220,15 @@ def install(asked: str | None, keep: bool, fresh: bool) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         record = read_record(LINK)
         wish = asked or record.get("asked", "auto")
-        cuda, reason = choose_build(read_gpus()) if wish == "auto" else (wish, f"CUDA={wish}")
+        if wish == "auto":
+            cuda, reason = choose_build(read_gpus())
+        else:
+            cuda, reason = wish, f"the build of PyTorch that CUDA={wish} asks for"
         if not fresh and is_current(record, cuda) and record["cuda"] == cuda:
-            print(f".venv is up to date: {LINK.resolve().name}, PyTorch for {reason}")
+            print(f".venv is up to date, with {reason}")
             return
-        print(f"making .venv: PyTorch for {reason}. Minutes: pip's last line, `Installing "
-              "collected packages`, alone takes one or two.", flush=True)  # fmt: skip
+        print(f"making .venv with {reason}. It takes minutes; `Installing collected packages`, "
+              "pip's last step, alone one or two.", flush=True)  # fmt: skip
         build(cuda, wish)
 
 
