@@ -325,6 +325,16 @@ def test_damage_in_the_cache(remote: Remote, copy: Repository, origin: Repositor
     assert "0 damaged" in tool(copy, "fsck")
 
 
+@pytest.mark.slow
+def test_without_a_remote_an_intact_copy_mends_the_cache(copy: Repository) -> None:
+    name = md5_of(copy.path / WEIGHTS)
+    damage(place(copy.path / ".dvc/cache", name))
+    said = tool(copy, "fsck", "--delete", code=1)
+    assert f"{WEIGHTS}: the copy in the workspace is intact" in said
+    copy.run("dvc", "commit")
+    assert name in objects(copy.path / ".dvc/cache") and copy.repro() == []
+
+
 def test_damage_in_the_remote(copy: Repository, tmp_path: Path) -> None:
     tool(copy, "remotes", "set", str(tmp_path / "store"))
     tool(copy, "remotes", "push")

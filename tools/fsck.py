@@ -79,15 +79,20 @@ def fsck(repo: Repo, remote: bool, delete: bool) -> int:
         damaged += 1
         bar.write(f"damaged: {place}")
         for output in sorted(tracked.get(name, ["not in the present dvc.lock"])):
-            bar.write(f"    {output}{'' if remote else workspace_copy(output, now, delete)}")
+            bar.write(f"    {output}{'' if remote else workspace_copy(output, name, now, delete)}")
         if delete:
             odb.fs.remove(path)
             bar.write("    deleted")
     print(f"{odb.path}: {len(objects)} objects checked, {damaged} damaged, {unreadable} unreadable")
-    if damaged:
-        first = f"`make fsck {'REMOTE=1 ' * remote}DELETE=1` deletes what is damaged; then "
-        then = "`make push` in an intact clone" if remote else "`dvc pull`, or else `dvc repro`"
-        print(f"{'' if delete else first}{then} brings it back.")
+    if damaged and not delete:
+        print(f"`make fsck {'REMOTE=1 ' * remote}DELETE=1` deletes what is damaged, nothing else.")
+    if damaged and remote:
+        print("`make push` from a clone whose cache is intact brings it back.")
+    elif damaged:
+        print(
+            "`dvc pull` brings it back from a remote; without one `dvc commit` does where the copy "
+            "in the workspace is intact, `dvc repro` where not."
+        )
     return damaged + unreadable
 
 
@@ -148,17 +153,20 @@ def digest(fs: Any, path: str, name: str) -> str:
             return "no entry of a run cache"
 
 
-def workspace_copy(output: str, damaged: str, delete: bool) -> str:
-    """Say whether the file shares its object's damage; if so and `delete`, delete it as well.
+def workspace_copy(output: str, name: str, damaged: str, delete: bool) -> str:
+    """Say how the file in the workspace is; if it shares the damage and `delete`, delete it too.
 
     DVC holds such a file for up to date. One with another content still is the user's own.
     """
     path = Path(output)
-    if not path.is_file() or hashlib.md5(path.read_bytes()).hexdigest() != damaged:  # noqa: S324
+    if not path.is_file():
         return ""
-    if delete:
+    md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    if delete and md5 == damaged:
         path.unlink()
-    return f": the copy in the workspace is damaged too{', and is deleted' if delete else ''}"
+        return ": the copy in the workspace was damaged too, and is deleted"
+    state = {name: "intact", damaged: "damaged too"}.get(md5, "another")
+    return f": the copy in the workspace is {state}"
 
 
 def run_cache_outputs(repo: Repo) -> dict[str, str]:
