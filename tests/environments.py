@@ -11,7 +11,8 @@ def give_environment(repository: Path) -> None:
     """Have `make` in `repository` take the tests' environment for its .venv: nothing is installed."""
     venv = repository / ".venvs/tests"
     venv.mkdir(parents=True)
-    (venv / "bin").symlink_to(Path(sys.executable).parent)
+    for name in ("bin", "lib", "pyvenv.cfg"):
+        (venv / name).symlink_to(Path(sys.prefix, name))
     (repository / ".venv").symlink_to(".venvs/tests")
     with contextlib.chdir(repository):
         digest = install.digest("cpu")
