@@ -1,42 +1,48 @@
-# `make` lists the targets. Each makes .venv by itself when it is missing or older than requirements.txt.
-# The stages call `python`: .venv comes first on PATH, absolutely, so that it is also found from DVC's temporary copies.
+# `make` lists the targets. Each first makes .venv, or makes it anew when the requirements changed.
+# Only relative paths in targets and prerequisites: make splits them at blanks, and so would a
+# clone in a folder with a blank in its name. The stages call `python`: .venv comes first on PATH,
+# absolutely, so that it is also found from DVC's temporary copies.
 
 PYTHON ?= python3
-VENV   := $(CURDIR)/.venv
-STAMP  := $(VENV)/.installed
-export PATH := $(VENV)/bin:$(PATH)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
+# What is written behind a target, `make verify STAGE=...`, is handed over in the environment, as it
+# is: pasted into a command, blanks, quotes and dollars in it would become part of the command.
+# Variables of the same names that the environment happens to have are not meant.
+from_user = $(filter command,$(origin $(1)))
+GIVEN := CUDA DATASET DELETE FRESH KEEP MODEL REMOTE STAGE URL YES
+$(foreach name,$(GIVEN),$(if $(call from_user,$(name)),\
+  $(eval override $(name) := $$(value $(name))),$(eval override $(name) :=))$(eval export $(name)))
+
 .DEFAULT_GOAL := help
-.PHONY: help install check demo repro parallel verify pin clean-checkpoints remote push fsck submission table readme test faults lint format
+.PHONY: help install environment constraints check demo repro parallel verify pin \
+        clean-checkpoints clean-experiments remote push fsck submission table test test-all lint format
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort \
+	  | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
-install: $(STAMP) ## Make .venv and install requirements.txt into it
+install: ## Make .venv for this machine's GPU driver (CUDA=cpu, 12.6, 12.9, 13.0: choose; FRESH=1)
+	@$(PYTHON) tools/install.py --cuda "$$CUDA" $(if $(FRESH),--fresh)
 
-$(STAMP): requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python %d.%d found, 3.11 or newer needed: make PYTHON=python3.12 ..." % sys.version_info[:2])'
-	rm -rf $(VENV)
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	@touch $@
+environment:
+	@$(PYTHON) tools/install.py --keep --cuda "$$CUDA"
 
-check: $(STAMP) ## Check params.yaml, catalog.yaml and published.yaml
+constraints: environment ## Pin anew all that requirements.txt brings along: constraints.txt
+	@python tools/install.py --constraints
+
+check: environment ## Check params.yaml, catalog.yaml and published.yaml
 	@python -m stages.check
 
-# `-S` settings and not a second params file: the demo is the same pipeline as a DVC experiment, run in a temporary copy.
-# Smaller batches and fewer epochs than SST-2's, for minutes on two cores; chosen on 320 sentences held out of train.
-DEMO := -S dataset=pocket -S 'models=[minilm]' -S 'seeds=[1,2]' -S finetune.batch_size=16 -S finetune.epochs=1 \
-        -S finetune.warmup_steps=10 -S finetune.log_every=5 -S overrides.minilm.learning_rate=2e-4 -S benchmark.passes=1
+# Settings and no second params file: the demo is the same pipeline as an experiment. Smaller batches
+# and fewer epochs than SST-2's, for minutes on two cores; chosen on 320 sentences held out of train.
+DEMO := -S dataset=pocket -S 'models=[minilm]' -S 'seeds=[1,2]' -S finetune.batch_size=16 \
+        -S finetune.epochs=1 -S finetune.warmup_steps=10 -S finetune.log_every=5 \
+        -S overrides.minilm.learning_rate=2e-4 -S benchmark.passes=1 -S benchmark.sentences=100
 
-demo: $(STAMP) ## The whole pipeline on the embedded corpus: no GPU, no Hub, minutes; the workspace stays as it is
-	@git rev-parse --quiet --verify HEAD >/dev/null || { echo "error: make demo needs a git clone: it runs a DVC experiment" >&2; exit 1; }
-	@dvc exp remove --quiet demo 2>/dev/null || true
-	dvc exp run --temp --name demo $(DEMO)
-	@rm -rf demo && dvc get --quiet . report --rev demo -o demo
-	@cat demo/comparison.md
-	@echo "report: demo/comparison.md, demo/report.html, demo/slides.html (and .pt-BR.html)      compare with other experiments: dvc exp show"
+demo: environment ## The pipeline on a small corpus, in minutes: no GPU, no Hub; the workspace stays
+	@python -m tools.experiments demo $(DEMO)
 
 repro: check ## The real experiment: what is not up to date, with a GPU if there is one
 	dvc --wait-for-lock repro
@@ -58,57 +64,49 @@ parallel: check ## Train JOBS runs at a time: make parallel JOBS=2 (docs/cluster
 	  || { echo "error: not all trainings ended (see above). The same command goes on from their last checkpoints." >&2; exit 1; }
 	dvc --wait-for-lock repro
 
-verify: $(STAMP) ## Run a stage again elsewhere and compare it with dvc.lock: make verify STAGE=tokenize@minilm
-	@python -m tools.verify $(or $(STAGE),$(error say which stage: make verify STAGE=tokenize@minilm (dvc stage list shows them)))
+verify: environment ## Run a stage again elsewhere, compare with dvc.lock: make verify STAGE=compare
+	@python -m tools.verify -- "$$STAGE"
 
-pin: $(STAMP) ## Download a new entry of catalog.yaml once and write its bytes and sha256: make pin DATASET=rte (or MODEL=small)
-	@python -m tools.pin $(if $(MODEL),--model '$(MODEL)',--dataset '$(or $(DATASET),$(error say which entry of catalog.yaml: make pin DATASET=rte, or make pin MODEL=small))')
+pin: environment ## Write bytes and sha256 of a new entry of catalog.yaml: make pin DATASET=rte (MODEL=)
+	@python -m tools.pin $(if $(MODEL),--model="$$MODEL",--dataset="$$DATASET")
 
-clean-checkpoints: $(STAMP) ## Say what killed trainings left on the disk, ask, delete it (YES=1: do not ask)
+clean-checkpoints: environment ## Say what killed trainings left, ask, delete it (YES=1: do not ask)
 	@python -m tools.clean_checkpoints $(if $(YES),--yes)
 
-remote: $(STAMP) ## Make a directory or URL the DVC remote of this clone: make remote URL=s3://bucket/folder
-	@python -m tools.remotes set '$(or $(URL),$(error say where: make remote URL=/a/directory, or s3://..., ssh://..., https://...))'
+clean-experiments: environment ## The same for killed `dvc exp run --temp` and `make demo`
+	@python -m tools.experiments clean $(if $(YES),--yes)
 
-push: $(STAMP) ## Push all results to the remote, with what a restore needs
+remote: environment ## Make a folder or URL this clone's DVC remote: make remote URL=s3://bucket/folder
+	@python -m tools.remotes set -- "$$URL"
+
+push: environment ## Push all results to the remote, with what a restore needs
 	@python -m tools.remotes push
 
-fsck: $(STAMP) ## Hash everything in DVC's cache and name what is damaged (REMOTE=1: in the remote; DELETE=1: delete it)
-	@python -m tools.remotes fsck $(if $(REMOTE),--remote) $(if $(DELETE),--delete)
+fsck: environment ## Hash all of DVC's cache, name what is damaged (REMOTE=1: the remote's; DELETE=1)
+	@python -m tools.fsck $(if $(REMOTE),--remote) $(if $(DELETE),--delete)
 
-# DVC's own table of these columns is 137 characters wide: the names are shortened.
-KEEP ?= .*median|params.yaml:dataset|finetune.epochs
-define SHORTEN
-import pandas, sys
-table = pandas.read_csv(sys.stdin, dtype=str, keep_default_na=False).replace("", "-")
-print(table.rename(columns=lambda name: name.removeprefix("models.").removesuffix(".median").split(":")[-1]).to_string(index=False))
-endef
-export SHORTEN
+table: environment ## The experiments side by side: make table KEEP='.*median|finetune.batch_size'
+	@python -m tools.experiments table $(if $(KEEP),--keep="$$KEEP")
 
-table: $(STAMP) ## The experiments side by side: make table KEEP='.*median|finetune.batch_size'
-	@shown=$$(dvc exp show --csv --hide-workspace --drop '.*' --keep 'rev|Experiment|$(KEEP)') && echo "$$shown" | python -c "$$SHORTEN"
+submission: environment ## Predict the test set in the form of GLUE's server: make submission MODEL=bert
+	@python -m tools.submission --model="$$MODEL"
 
-submission: $(STAMP) ## Predict the hidden test set in the form that GLUE's server takes: make submission MODEL=minilm
-	@python -m tools.submission --model $(or $(MODEL),$(error say which model: make submission MODEL=minilm))
-
-readme: $(STAMP) ## Write the measured numbers of README.md and README.pt-BR.md anew
-	@python -m reproduce.readme
-
-# A file's tests share what they made, so one worker runs them; files in the order that tests/conftest.py gives them, long ones early.
+# A file's tests share what they made, so one worker runs them, in the order of tests/conftest.py.
 PYTEST := python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-test: $(STAMP) ## The tests: no network, no Hub, no GPU
+test: environment ## The tests but for the slow ones: no network, no Hub, no GPU
+	$(PYTEST) -m "not slow"
+
+test-all: environment ## All tests
 	$(PYTEST)
 
-faults: $(STAMP) ## Break everything again and write down what happened: docs/faults.md
-	records=$$(mktemp) && FAULT_RECORD=$$records $(PYTEST) --faults $$(grep -l '^from faults import' tests/test_*.py) \
-	  && python tests/fault_table.py $$records > docs/faults.md; ended=$$?; rm -f $$records; exit $$ended
-
-lint: $(STAMP) ## ruff (style, likely bugs) and mypy (types)
+lint: environment ## Style and likely bugs (ruff), types (mypy), the READMEs' numbers (cog)
 	ruff check .
 	ruff format --check .
 	mypy
+	cog --check README.md README.pt-BR.md
 
-format: $(STAMP) ## Let ruff format the code
+format: environment ## Let ruff format the code, and cog fill in the READMEs
 	ruff check --fix .
 	ruff format .
+	cog -r README.md README.pt-BR.md

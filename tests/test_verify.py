@@ -1,85 +1,95 @@
 """`python -m tools.verify`: identical, or which file differs and by how much."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from faults import record_fault
 from safetensors.torch import save_file
 
 from conftest import Repository
-from tools.verify import difference
+from reproduce.files import UserError
+from tools.verify import compare, difference, md5_of
 
 
-def verify(repository: Repository, stage: str) -> tuple[int, str]:
-    """Exit code and what was printed, both streams."""
-    done = repository.run(sys.executable, "-m", "tools.verify", stage, ok=False)
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, done.stdout + done.stderr
+def verify(repository: Repository, stage: str, code: int = 0) -> str:
+    """What was printed, both streams."""
+    done: subprocess.CompletedProcess[str] = repository.run(
+        sys.executable, "-m", "tools.verify", "--", stage, ok=False
+    )
+    text = done.stdout + done.stderr
+    assert done.returncode == code and "Traceback" not in text, text
+    return text
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize(
     "stage", ["tokenize@tiny", "finetune@tiny-1", "evaluate@tiny-1", "compare"]
 )
 def test_a_stage_that_repeats_is_identical(finished: Repository, stage: str) -> None:
+    """And nothing in the workspace is touched."""
     before = finished.run("git", "status", "--porcelain").stdout, sorted(finished.path.rglob("*"))
-    code, text = verify(finished, stage)
-    assert code == 0 and "identical: " in text and f"of {stage}" in text
-    assert (
-        finished.run("git", "status", "--porcelain").stdout,
-        sorted(finished.path.rglob("*")),
-    ) == before
+    assert f"file(s) of {stage}, byte for byte" in verify(finished, stage)
+    after = finished.run("git", "status", "--porcelain").stdout, sorted(finished.path.rglob("*"))
+    assert after == before
 
 
-def test_other_weights_are_named_with_the_greatest_difference(copy: Repository) -> None:
-    """Damage: the code draws another seed than it says, so that dvc.lock (updated by hand) promises what it cannot keep."""
-    import re
-
-    code = copy.path / "stages/finetune.py"
-    code.write_text(
-        code.read_text().replace(
-            "        set_seed(seed)\n",
-            "        set_seed(seed + int('RUN_AGAIN' in os.environ))\n",
-            1,
-        )
+@pytest.mark.slow
+@pytest.mark.usefixtures("warm")
+def test_code_that_does_not_repeat_is_found(copy: Repository) -> None:
+    """Damage: what the stage writes depends on a variable, so that dvc.lock cannot be kept."""
+    code = copy.path / "stages/compare.py"
+    text = code.read_text(encoding="utf-8").replace("\ndef main()", "\ndef work()", 1)
+    text = text.replace(
+        'if __name__ == "__main__":',
+        "def main() -> None:\n    work()\n    import os\n"
+        "    with open('metrics/results.md', 'a') as file:\n"
+        "        file.write(os.environ.get('AGAIN', 'first'))\n\n\n"
+        'if __name__ == "__main__":',
     )
-    assert copy.repro("finetune@tiny-1") == ["finetune@tiny-1"]
-    copy.env["RUN_AGAIN"] = "1"
-    exit_code, text = verify(copy, "finetune@tiny-1")
-    assert exit_code == 1 and "error: differs: models/finetuned/tiny-1/model.safetensors" in text
-    worst = re.search(r"\d+ of \d+ tensors, first \S+, by at most ([0-9.e-]+) ", text)
-    assert worst and float(worst[1]) > 1e-4
-    record_fault("make verify", "code that draws other random numbers than dvc.lock promises", 1,
-                 "exit code 1, names the file and the greatest difference of its tensors")  # fmt: skip
+    code.write_text(text, encoding="utf-8")
+    assert "compare" in copy.repro()
+    copy.env["AGAIN"] = "second"
+    assert "error: differs: metrics/results.md, md5 " in verify(copy, "compare", code=1)
 
 
-def test_a_changed_input_is_not_compared(copy: Repository) -> None:
+@pytest.mark.slow
+@pytest.mark.usefixtures("warm")
+def test_what_cannot_be_verified_says_why(copy: Repository) -> None:
+    assert "writes measurements only" in verify(copy, "benchmark", code=1)
+    for stage in ("finetune@nobody-1", "it's a $STAGE", "../dvc.yaml:x"):
+        assert verify(copy, stage, code=1).startswith("error: ")
+    assert "say which stage" in verify(copy, "", code=1)
     copy.edit("params.yaml", lambda p: p["finetune"].update(epochs=1))
-    exit_code, text = verify(copy, "finetune@tiny-1")
-    assert exit_code == 1 and "finetune@tiny-1 would not run as dvc.lock says: params.yaml" in text
+    assert "would not run as dvc.lock says: params.yaml" in verify(copy, "finetune@tiny-1", code=1)
 
 
-def test_what_cannot_be_verified_says_why(finished: Repository) -> None:
-    assert "writes measurements only" in verify(finished, "benchmark")[1]
-    assert (
-        "names 10 stages" in verify(finished, "dvc.yaml")[1]
-        or "no stage" in verify(finished, "dvc.yaml")[1]
-    )
-    assert "error: no stage 'finetune@nobody-1'" in verify(finished, "finetune@nobody-1")[1]
-
-
-def test_differences_in_words(tmp_path: Path) -> None:
+def test_weights_differ_by_their_greatest_difference(tmp_path: Path) -> None:
     old, new = tmp_path / "old.safetensors", tmp_path / "new.safetensors"
     save_file({"a": torch.zeros(3), "b": torch.zeros(2)}, old)
     save_file({"a": torch.zeros(3), "b": torch.tensor([0.0, -0.25])}, new)
-    assert difference(old, new) == "1 of 2 tensors, first b, by at most 0.25 (b)"
-    left, right = tmp_path / "left.json", tmp_path / "right.json"
-    left.write_text(json.dumps({"n": 1}, indent=2))
-    right.write_text(json.dumps({"n": 2}, indent=2))
-    assert difference(left, right) == "line 2 was '\"n\": 1', is '\"n\": 2'"
-    left, right = tmp_path / "left.parquet", tmp_path / "right.parquet"
-    left.write_bytes(b"PAR1abc")
-    right.write_bytes(b"PAR1axcd")
-    assert difference(left, right) == "7 bytes before, 8 now, first difference at byte 5"
+    assert difference(old, new) == "1 of 2 tensors, by at most 0.25 (b)"
+
+
+def test_text_differs_by_its_first_line(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    old.write_text(json.dumps({"n": 1}, indent=2))
+    new.write_text(json.dumps({"n": 2}, indent=2))
+    assert difference(old, new) == "line 2 was b'\"n\": 1', is b'\"n\": 2'"
+
+
+@pytest.mark.parametrize(("md5", "says"), [(None, "only now"), ("0" * 32, "old bytes are gone")])
+def test_a_file_too_many_or_without_its_old_bytes(
+    tmp_path: Path, md5: str | None, says: str
+) -> None:
+    (tmp_path / "now").write_text("x")
+    with pytest.raises(UserError, match=says):
+        compare("now", md5, tmp_path / "now", None)
+
+
+def test_an_equal_file_passes(tmp_path: Path) -> None:
+    (tmp_path / "now").write_text("x")
+    compare("now", md5_of(tmp_path / "now"), tmp_path / "now", None)

@@ -1,0 +1,335 @@
+"""The Makefile and tools/install.py: what is installed when, and that nothing else is touched."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import distributions
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from tools import install
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with requirements, in which `install` runs; no pip and no venv are started."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tools").mkdir()
+    shutil.copy(ROOT / "tools/dvc_utf8.py", "tools")
+    Path("requirements.txt").write_text("torch==2.13.0\n")
+    Path("constraints.txt").write_text("torch==2.13.0\n")
+    return tmp_path
+
+
+@pytest.fixture
+def commands(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that would have been run; the first makes what venv makes."""
+    ran: list[list[str]] = []
+
+    def run(command: list[str]) -> None:
+        ran.append(command)
+        if "venv" in command:
+            folder = Path(command[-1])
+            (folder / "bin").mkdir(parents=True)
+            (folder / "bin/python").symlink_to(sys.executable)
+            (folder / "lib/python3.11/site-packages").mkdir(parents=True)
+
+    monkeypatch.setattr(install, "run", run)
+    return ran
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
+    """An nvidia-smi on PATH."""
+    (folder / "bin").mkdir()
+    (folder / "bin/nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "bin/nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
+
+
+# ------------------------------------------------------------------------- PyTorch's build
+
+
+@pytest.mark.parametrize(
+    ("driver", "capability", "build"),
+    [
+        ("580.65.06", "7.5", "13.0"),  # a T4 with PyPI's driver
+        ("595.12", "12.0", "13.0"),
+        ("575.57.08", "8.0", "12.9"),
+        ("570.124.06", "9.0", "12.6"),
+        ("570.124.06", "12.0", "12.9"),  # Blackwell is in no build for CUDA 12.6
+        ("550.54.15", "7.5", "12.6"),  # Colab's T4 in 2025
+        ("525.60.13", "8.6", "12.6"),
+        ("580.65.06", "7.0", "12.6"),  # V100: not in CUDA 13
+        ("580.65.06", "6.0", "12.6"),  # P100
+    ],
+)
+def test_the_driver_decides(
+    driver: str, capability: str, build: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch, tmp_path, f"echo '{driver}, {capability}'")
+    name, reason = install.choose_build(install.read_gpus())
+    assert name == build
+    assert f"NVIDIA driver {driver}, compute capability {float(capability):g}" in reason
+
+
+def test_all_gpus_must_be_in_the_build() -> None:
+    assert install.choose_build([("580.65", 9.0), ("580.65", 7.0)])[0] == "12.6"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "echo '470.82.01, 8.0'",  # a driver too old for any CUDA 12
+        "echo '580.65.06, 3.7'",  # a GPU in no build
+        'case "$1" in *compute_cap*) exit 2;; esac; echo 440.33',  # too old for the question
+    ],
+)
+def test_where_no_build_fits_nothing_is_downloaded(
+    script: str, project: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch, project, script)
+    with pytest.raises(SystemExit, match=r"no build of PyTorch fits NVIDIA driver .* CUDA=cpu"):
+        install.install(None, keep=False, fresh=False)
+    assert commands == []
+
+
+@pytest.mark.parametrize("script", ["exit 9", "exec false", "echo 'No devices were found'"])
+def test_a_driver_that_does_not_answer_is_none(
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch, tmp_path, script)
+    assert install.read_gpus() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PyTorch has one build for macOS")
+@pytest.mark.parametrize(("asked", "label"), [("12.6", "cu126"), ("cpu", "cpu")])
+def test_another_build_is_the_same_version_from_pytorchs_index(
+    asked: str, label: str, commands: list[list[str]]
+) -> None:
+    install.install(asked, keep=False, fresh=False)
+    assert commands[1][-3:] == [
+        "--extra-index-url",
+        f"https://download.pytorch.org/whl/{label}",
+        f"torch==2.13.0+{label}",
+    ]
+
+
+def test_a_build_asked_for_stays_until_another_is(commands: list[list[str]]) -> None:
+    install.install("cpu", keep=False, fresh=False)
+    made = Path(".venv").readlink()
+    install.install(None, keep=True, fresh=False)
+    install.install(None, keep=False, fresh=False)
+    assert Path(".venv").readlink() == made
+    install.install("12.9", keep=True, fresh=False)
+    assert install.read_record(Path(".venv"))["cuda"] == "12.9"
+
+
+# -------------------------------------------------------------------- when, and what is kept
+
+
+def make(commands: list[list[str]]) -> bool:
+    """Whether `make TARGET` installs anything."""
+    before = len(commands)
+    install.install(None, keep=True, fresh=False)
+    return len(commands) > before
+
+
+def test_content_decides_not_clocks(commands: list[list[str]]) -> None:
+    assert make(commands)
+    for time in (0, 2**33):
+        os.utime("requirements.txt", (time, time))
+        assert not make(commands)
+    Path("constraints.txt").write_text("torch==2.13.0\nnumpy==2.4.6\n")
+    assert make(commands)
+
+
+def test_an_environment_that_was_moved_is_made_anew(
+    commands: list[list[str]], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(commands)
+    moved = project.rename(project.with_name("moved"))
+    monkeypatch.chdir(moved)
+    assert make(commands)
+
+
+def test_the_old_environment_is_kept_when_the_new_one_fails(
+    commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(commands)
+    made = Path(".venv").readlink()
+    Path("requirements.txt").write_text("no-such-package==1\n")
+    monkeypatch.setattr(install, "run", lambda command: sys.exit("error: no network"))
+    with pytest.raises(SystemExit, match="no network"):
+        install.install(None, keep=True, fresh=False)
+    assert Path(".venv").readlink() == made
+    assert {path.name for path in Path(".venvs").iterdir()} == {"lock", made.name}
+
+
+def test_only_environments_of_ours_are_deleted(commands: list[list[str]]) -> None:
+    make(commands)
+    first = Path(".venv").resolve()
+    killed, foreign = Path(".venvs/killed"), Path(".venvs/foreign")
+    for folder in (killed, foreign):
+        folder.mkdir()
+    install.write_record(killed, complete=False)
+    (foreign / "thesis.txt").touch()
+    Path(".venvs/link").symlink_to("foreign")
+    install.install(None, keep=True, fresh=True)
+    assert not first.exists()
+    assert not killed.exists()
+    assert (foreign / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link", "broken link"])
+def test_a_venv_of_somebody_elses_is_refused(
+    kind: str, project: Path, commands: list[list[str]]
+) -> None:
+    mine = project / "mine"
+    mine.mkdir()
+    (mine / "pyvenv.cfg").touch()
+    link = project / ".venv"
+    match kind:
+        case "folder":
+            mine.rename(link)
+        case "file":
+            link.touch()
+        case _:
+            link.symlink_to("mine" if kind == "link" else "nowhere")
+    before = sorted(project.rglob("*"))
+    with pytest.raises(SystemExit, match="was not made by `make install`"):
+        install.install(None, keep=True, fresh=True)
+    assert sorted(project.rglob("*")) == before
+    assert commands == []
+
+
+def test_the_former_makefiles_environment_is_replaced(commands: list[list[str]]) -> None:
+    Path(".venv").mkdir()
+    for name in ("pyvenv.cfg", ".installed"):
+        (Path(".venv") / name).touch()
+    assert make(commands)
+    assert Path(".venv").is_symlink()
+    assert len(list(Path(".venvs").glob("*/"))) == 1
+
+
+@pytest.mark.slow
+def test_a_clone_whose_path_has_blanks_and_accents(tmp_path: Path) -> None:
+    """`make install` and `make check`, for real; the requirements are those of the tests' Python."""
+    beside, repository = tmp_path / "a", tmp_path / "a b/ç/repo"
+    beside.mkdir()
+    (beside / "thesis.txt").touch()
+    repository.mkdir(parents=True)
+    for name in ("tools", "stages", "reproduce"):
+        shutil.copytree(ROOT / name, repository / name)
+    for name in ("Makefile", "params.yaml", "catalog.yaml", "published.yaml"):
+        shutil.copy(ROOT / name, repository)
+    (repository / "requirements.txt").write_text(f"./{outer_packages(repository)}\n")
+    (repository / "constraints.txt").touch()
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            command, cwd=repository, env=env | {"PIP_NO_INDEX": "1", "CUDA": "/usr/local/cuda"},
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    python = f"PYTHON={Path(sys.prefix, 'bin/python').resolve()}"
+    assert "installed in" in run("make", python, "install", "CUDA=13.0")
+    made = (repository / ".venv").readlink()
+    assert "are fine" in run("make", python, "check")
+    assert (repository / ".venv").readlink() == made
+    # DVC's own writer of configurations takes the path too.
+    run("git", "init", "-q")
+    run(".venv/bin/python", "-m", "dvc", "init", "-q")
+    run(".venv/bin/python", "-m", "dvc", "cache", "dir", "--local", str(repository / "cache"))
+    assert "ç" in (repository / ".dvc/config.local").read_text(encoding="utf-8")
+    assert (beside / "thesis.txt").exists()
+
+
+def outer_packages(folder: Path) -> str:
+    """A wheel that makes the packages of the tests' Python importable; its file name."""
+    name, info = "outer-1-py3-none-any.whl", "outer-1.dist-info/"
+    site = next(path for path in sys.path if path.endswith("site-packages"))
+    files = {
+        "outer.pth": f"{site}\n",
+        f"{info}METADATA": "Metadata-Version: 2.1\nName: outer\nVersion: 1\n",
+        f"{info}WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}RECORD": "",
+    }
+    with zipfile.ZipFile(folder / name, "w") as wheel:
+        for path, text in files.items():
+            wheel.writestr(path, text)
+    return name
+
+
+# ------------------------------------------------------------------------------------- pins
+
+
+def pins(name: str) -> dict[str, str]:
+    """The packages of a requirements file, by normal name."""
+    lines = re.findall(r"^([\w.-]+)(?:\[\w+\])?==(\S+)", (ROOT / name).read_text(), re.M)
+    return {re.sub(r"[-_.]+", "-", package).lower(): version for package, version in lines}
+
+
+def test_constraints_repeat_the_requirements() -> None:
+    constraints = pins("constraints.txt")
+    assert constraints.items() >= pins("requirements.txt").items()
+    assert constraints.items() >= pins("requirements-remotes.txt").items()
+
+
+def test_all_that_is_installed_is_pinned() -> None:
+    names = {re.sub(r"[-_.]+", "-", dist.metadata["Name"]).lower() for dist in distributions()}
+    free = {name for name in names if install.DEMANDED_BY_TORCH.match(name)}
+    assert names - free - {"pip", "wheel", "outer"} <= set(pins("constraints.txt"))
+
+
+def test_what_differs_by_build_is_not_pinned() -> None:
+    packages = {"torch": "2.13.0+cu126", "nvidia-cublas-cu12": "12.6", "triton": "3.7",
+                "cuda-bindings": "13.0", "nvidia-ml-py": "13.1"}  # fmt: skip
+    report = {"install": [{"metadata": {"name": n, "version": v}} for n, v in packages.items()]}
+    lines = install.constraints_text(report).splitlines()
+    assert [line for line in lines if line[0] != "#"] == ["nvidia-ml-py==13.1", "torch==2.13.0"]
+
+
+# -------------------------------------------------------------------------------- arguments
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["a b", "it's", 'say "x"', "$HOME $$ `touch x`", "$(shell touch x)", "a;touch x", "--help", ""],
+)
+@pytest.mark.parametrize("target", ["verify STAGE", "remote URL", "pin DATASET", "table KEEP"])
+def test_a_value_is_handed_over_as_it_is(target: str, value: str, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    said = tmp_path / "said"
+    python.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > "{said}"\n')
+    python.chmod(0o755)
+    name, variable = target.split()
+    subprocess.run(["make", "PYTHON=true", name, f"{variable}={value}"], cwd=tmp_path, check=True)
+    lines = re.sub(r"^--(keep|dataset)=", "", said.read_text(), flags=re.M).splitlines()
+    assert value in lines or (name, value) == ("table", "")
+    assert not (tmp_path / "x").exists()
+
+
+def test_every_target_is_explained() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = re.search(r"^\.PHONY:((?:.*\\\n)*.*)", makefile, re.M)
+    assert phony
+    targets = set(phony[1].replace("\\", "").split())
+    helped = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.M))
+    assert targets == set(re.findall(r"^([a-z-]+):", makefile, re.M))
+    assert targets - helped == {"environment"}
+
+
+def test_json_record_is_the_proof(tmp_path: Path) -> None:
+    (tmp_path / install.RECORD).write_text(json.dumps(["complete"]))
+    assert install.read_record(tmp_path) == {}

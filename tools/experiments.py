@@ -1,0 +1,172 @@
+"""DVC's experiments: the demo, a table of all, and what killed ones left.
+
+Run as: python -m tools.experiments demo -S dataset=pocket ...      (make demo)
+        python -m tools.experiments table [--keep COLUMNS]          (make table)
+        python -m tools.experiments clean [--yes]                   (make clean-experiments)
+"""
+
+import argparse
+import csv
+import io
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from reproduce.command import run_command
+from reproduce.files import UserError
+from tools.dvc_utf8 import run_dvc
+
+DEMO = Path("demo")
+COLUMNS = ".*median|params.yaml:dataset|finetune.epochs"
+LEFT = Path(".dvc/tmp/exps")
+
+
+def git(*arguments: str) -> str:
+    """What a git command prints; `UserError` with its own message when it fails."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise UserError("git is missing. DVC keeps experiments in it: install git.") from error
+    if done.returncode:
+        raise UserError(f"git {arguments[0]}: {done.stderr.strip().removeprefix('fatal: ')}")
+    return done.stdout.strip()
+
+
+def check_git() -> None:
+    """`UserError` where DVC would run an experiment to its end and then fail to keep it."""
+    if Path(git("rev-parse", "--show-toplevel")).resolve() != Path.cwd():
+        raise UserError(
+            f"{Path.cwd()} is part of a larger git repository, where DVC cannot keep experiments. "
+            "Clone the project on its own."
+        )
+    if git("rev-parse", "--is-shallow-repository") == "true":
+        raise UserError(
+            "this is a shallow clone, in which DVC cannot keep experiments. "
+            "Run `git fetch --unshallow` first."
+        )
+    try:
+        git("rev-parse", "--quiet", "--verify", "HEAD")
+    except UserError as error:
+        raise UserError(
+            "this git repository has no commit yet, and an experiment is kept beside a commit. "
+            "Run `git add -A && git commit -m start` first."
+        ) from error
+
+
+def demo(settings: list[str]) -> None:
+    """Run the experiment `demo` and show its results; the one before is replaced at the end."""
+    check_git()
+    if DEMO.exists() and not DEMO.is_dir():
+        raise UserError(f"{DEMO} is in the way: the demo's pages go into a folder of that name.")
+    # Of each output that has never been made, DVC warns that it cannot be checked out.
+    logging.getLogger("dvc_data.index.checkout").setLevel(logging.ERROR)
+    run_dvc(
+        "exp", "run", "--temp", "--name", "demo-new", *[f"--set-param={text}" for text in settings]
+    )
+    head = git("rev-parse", "HEAD")
+    folder = f"refs/exps/{head[:2]}/{head[2:]}"
+    git("update-ref", f"{folder}/demo", f"{folder}/demo-new")
+    git("update-ref", "-d", f"{folder}/demo-new")
+    commit = git("rev-parse", f"{folder}/demo")  # in full: a branch may have the same name
+    shutil.rmtree(DEMO / "report", ignore_errors=True)
+    paths = ("report", "metrics/results.md")
+    archive = subprocess.check_output(["git", "archive", "--format=zip", commit, *paths])
+    zipfile.ZipFile(io.BytesIO(archive)).extractall(DEMO)
+    model = "models/finetuned/minilm-1"
+    pages = ", ".join(sorted(str(path) for path in DEMO.glob("report/*.html")))
+    print(
+        f"\n{(DEMO / 'metrics/results.md').read_text(encoding='utf-8')}\n"
+        f"Open the report:   {pages}\n"
+        f"Try the model:     .venv/bin/dvc get . {model} --rev {commit[:10]} --force "
+        "-o demo/minilm && .venv/bin/python -m tools.predict --model demo/minilm "
+        "'A film to remember.'\n"
+        "The real run:      make repro   (on a machine with a GPU)"
+    )
+
+
+def table(keep: str) -> None:
+    """Print the experiments: names shortened, scores only of those that have finished."""
+    command = ["dvc", "exp", "show", "--csv", "--hide-workspace", "--drop", ".*", "--keep"]
+    done = subprocess.run(
+        [*command, f"^rev$|Experiment|State|{keep}"], stdout=subprocess.PIPE, text=True
+    )
+    if done.returncode:
+        raise UserError("`dvc exp show` failed, see above.")
+    print(format_table(done.stdout))
+
+
+def format_table(text: str) -> str:
+    """DVC's table of experiments (CSV) for the terminal.
+
+    Of an experiment with a State (Running, Queued, Failed) DVC shows the workspace's numbers.
+    """
+    rows = list(csv.DictReader(io.StringIO(text)))
+    lines = [[shorten(name) for name in rows[0]]] if rows else [["no experiments"]]
+    for row in rows:
+        own = {"Experiment", "rev", "State"} if row.get("State") else row
+        lines.append([row[name] if name in own and row[name] else "-" for name in row])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = ([cell.rjust(width) for cell, width in zip(x, widths, strict=True)] for x in lines)
+    return "\n".join("  ".join(cells) for cells in padded)
+
+
+def shorten(name: str) -> str:
+    """A column's name without its file, `models.` and `.median`."""
+    return name.split(":")[-1].removeprefix("models.").removesuffix(".median")
+
+
+def clean(yes: bool) -> None:
+    """Say what killed experiments left in .dvc/tmp/exps, ask, and delete it."""
+    import psutil
+
+    here = []
+    for process in psutil.process_iter(["cwd", "cmdline"]):
+        here.append(Path(process.info["cwd"] or "/"))
+        if here[-1] == Path.cwd() and {"exp", "run"} <= set(process.info["cmdline"] or ()):
+            raise UserError(f"process {process.pid} starts an experiment. Wait until it is done.")
+    copies = [path for path in (*LEFT.glob("tmp*"), *LEFT.glob("standalone/tmp*"))
+              if (path / ".dvc").is_dir() and not path.is_symlink()]  # fmt: skip
+    left = [copy for copy in copies if not any(cwd.is_relative_to(copy.resolve()) for cwd in here)]
+    for copy in copies:
+        size = sum(file.lstat().st_size for file in copy.rglob("*") if file.is_file()) / 1e6
+        print(f"{copy}: {size:,.1f} MB{'' if copy in left else ', in use, left alone'}")
+    if not left:
+        print("no killed experiment has left anything")
+        return
+    if not yes and not (sys.stdin.isatty() and input("delete? [y/N] ").lower() in ("y", "yes")):
+        print("nothing was deleted (answer y, or give --yes)")
+        return
+    roots = {str(copy.resolve()) for copy in left}
+    for record in (*LEFT.glob("run/*/*.run"), *LEFT.glob("standalone/run/*/*.run")):
+        # Without it, DVC would go on to show the experiment as running.
+        if json.loads(record.read_text(encoding="utf-8")).get("root_dir") in roots:
+            shutil.rmtree(record.parent)
+    for copy in left:
+        shutil.rmtree(copy)
+    print(f"deleted: {len(left)}")
+
+
+def main() -> None:
+    """Do one of the three."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("demo").add_argument("-S", action="append", default=[], metavar="SETTING")
+    commands.add_parser("table").add_argument("--keep", default=COLUMNS)
+    commands.add_parser("clean").add_argument("--yes", action="store_true", help="do not ask")
+    arguments = parser.parse_args()
+    if arguments.command == "demo":
+        demo(arguments.S)
+    elif arguments.command == "table":
+        table(arguments.keep)
+    else:
+        clean(arguments.yes)
+
+
+if __name__ == "__main__":
+    run_command(main)

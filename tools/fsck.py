@@ -1,0 +1,219 @@
+"""Hash everything in DVC's cache, or in its remote, and name what is damaged.
+
+Run as: python -m tools.fsck [--remote] [--delete]      (make fsck)
+
+DVC reads no object of its cache a second time: a damaged one is checked out and pushed as whole.
+And `dvc gc` takes from the run cache what runs are restored from: here it is put back.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+from dvc.utils import dict_sha256
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from tqdm import tqdm
+
+from reproduce.command import run_command
+from reproduce.files import UserError
+
+LOCK = Path("dvc.lock")
+OBJECT, RUN = re.compile(r"[0-9a-f]{32}(\.dir)?"), re.compile(r"[0-9a-f]{64}/[0-9a-f]{64}")
+BROKEN = (YAMLError, LookupError, TypeError, AttributeError, ValueError)  # of a damaged file
+
+
+@contextlib.contextmanager
+def open_repo() -> Iterator[Repo]:
+    """DVC's repository, as the current folder. What it and its plug-ins raise is a `UserError`.
+
+    botocore, asyncssh, aiohttp and others have errors of their own for a wrong URL or no answer.
+    """
+    try:
+        os.chdir(Repo.find_root())  # dvc.lock and outputs are named from there
+        with Repo() as repo:
+            yield repo
+    except (UserError, BrokenPipeError):
+        raise
+    except DvcException as error:
+        raise UserError(str(error).removeprefix("config file error: ")) from error
+    except ImportError as error:
+        package = "".join(re.findall(r"'(dvc-\w+)'", str(error)))
+        command = f"{sys.executable} -m pip install -c constraints.txt {package}"
+        raise UserError(f"{error}. Install it: {command}") from error
+    except Exception as error:
+        raise UserError(f"{type(error).__name__}: {error}. Is the remote's URL right?") from error
+
+
+def fsck(repo: Repo, remote: bool, delete: bool) -> int:
+    """Print what is damaged in the cache (or the remote); returns how many objects are."""
+    odb = repo.cloud.get_remote_odb(command="fsck") if remote else repo.cache.local
+    if delete and not odb.fs.CAN_TRAVERSE:
+        raise UserError(f"{odb.path}: nothing can be deleted over HTTP.")
+    if not remote:
+        restore_run_cache(repo)
+    tracked = tracked_objects(repo.cache.local, odb)
+    base = repo.cloud.get_remote().path if remote else repo.cache.local_cache_dir
+    objects = dict(stored_objects(odb, odb.fs.join(base, "runs"), tracked))
+    if remote and not objects:
+        raise UserError(f"{odb.path}: nothing there. A wrong URL, no answer, or never pushed to?")
+    damaged = unreadable = 0
+    for path, name in (bar := tqdm(objects.items(), unit="object", desc="fsck", disable=None)):
+        place = odb.fs.unstrip_protocol(path)
+        try:  # read again before it is called damaged
+            if name == digest(odb.fs, path, name) or name == (now := digest(odb.fs, path, name)):
+                continue
+        except OSError as error:
+            unreadable += 1
+            bar.write(f"cannot be read: {place}: {error}")
+            continue
+        damaged += 1
+        bar.write(f"damaged: {place}")
+        for output in sorted(tracked.get(name, ["not in the present dvc.lock"])):
+            bar.write(f"    {output}{'' if remote else workspace_copy(output, name, now, delete)}")
+        if delete:
+            odb.fs.remove(path)
+            bar.write("    deleted")
+    print(f"{odb.path}: {len(objects)} objects checked, {damaged} damaged, {unreadable} unreadable")
+    if damaged and not delete:
+        print(f"`make fsck {'REMOTE=1 ' * remote}DELETE=1` deletes what is damaged, nothing else.")
+    if damaged and remote:
+        print("`make push` from a clone whose cache is intact brings it back.")
+    elif damaged:
+        print(
+            "`dvc pull` brings it back from a remote; without one `dvc commit` does where the copy "
+            "in the workspace is intact, `dvc repro` where not."
+        )
+    return damaged + unreadable
+
+
+def tracked_objects(*stores: Any) -> dict[str, set[str]]:
+    """The paths that dvc.lock gives each object; a folder's files where a store has its listing."""
+    try:
+        lock = YAML(typ="safe").load(LOCK) if LOCK.is_file() else {}
+        outs = [out for stage in lock.get("stages", {}).values() for out in stage.get("outs", [])]
+    except BROKEN as error:
+        raise UserError(f"{LOCK} cannot be read; conflict markers? {error}") from error
+    paths: dict[str, set[str]] = {}
+    for out in outs:
+        paths.setdefault(out["md5"], set()).add(out["path"])
+        for entry in next(filter(None, (listing(store, out["md5"]) for store in stores)), []):
+            paths.setdefault(entry["md5"], set()).add(f"{out['path']}/{entry['relpath']}")
+    return paths
+
+
+def listing(store: Any, name: str) -> list[dict[str, str]]:
+    """The files of a folder; none of a file, and none where the listing is absent or damaged."""
+    with contextlib.suppress(OSError):
+        path = store.oid_to_path(name)
+        if name.endswith(".dir") and digest(store.fs, path, name) == name:
+            return list(json.loads(store.fs.cat_file(path)))
+    return []
+
+
+def stored_objects(odb: Any, runs: str, tracked: dict[str, set[str]]) -> Iterator[tuple[str, str]]:
+    """Path and name of each object, and of each entry of the run cache (KEY/VALUE).
+
+    HTTP servers list nothing: there it is what dvc.lock names.
+    """
+    if not odb.fs.CAN_TRAVERSE:
+        paths = {odb.oid_to_path(name): name for name in tracked}
+        yield from ((path, name) for path, name in paths.items() if odb.fs.exists(path))
+        return
+    for folder, separator, pattern in ((odb.path, "", OBJECT), (runs, "/", RUN)):
+        for path in sorted(odb.fs.find(folder)) if odb.fs.exists(folder) else []:
+            name = separator.join(odb.fs.parts(path)[-2:])
+            if pattern.fullmatch(name):  # else it is what a transfer is still writing
+                yield path, name
+
+
+def digest(fs: Any, path: str, name: str) -> str:
+    """What the file would have to be called, by its content."""
+    with fs.open(path, "rb") as stream:
+        if "/" not in name:
+            md5 = hashlib.md5(usedforsecurity=False)
+            while piece := stream.read(1 << 20):  # hashlib.file_digest refuses sshfs's files
+                md5.update(piece)
+            return md5.hexdigest() + (".dir" if name.endswith(".dir") else "")
+        try:  # as DVC names an entry of the run cache
+            entry = YAML(typ="safe").load(stream.read())
+            value = dict_sha256(entry, exclude=["size", "nfiles"])
+            entry["outs"] = [out["path"] for out in entry.get("outs", [])]
+            return f"{dict_sha256(entry, exclude=['size', 'nfiles'])}/{value}"
+        except BROKEN:
+            return "no entry of a run cache"
+
+
+def workspace_copy(output: str, name: str, damaged: str, delete: bool) -> str:
+    """Say how the file in the workspace is; if it shares the damage and `delete`, delete it too.
+
+    DVC holds such a file for up to date. One with another content still is the user's own.
+    """
+    path = Path(output)
+    if not path.is_file():
+        return ""
+    md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    if delete and md5 == damaged:
+        path.unlink()
+        return ": the copy in the workspace was damaged too, and is deleted"
+    state = {name: "intact", damaged: "damaged too"}.get(md5, "another")
+    return f": the copy in the workspace is {state}"
+
+
+def run_cache_outputs(repo: Repo) -> dict[str, str]:
+    """The object of each output kept in git that the run cache names, with its path."""
+    in_git, outputs = {out.def_path for out in repo.index.outs if not out.use_cache}, {}
+    for path in Path(repo.stage_cache.cache_dir).glob("*/*/*"):
+        with contextlib.suppress(*BROKEN):  # fsck names what is damaged
+            for out in YAML(typ="safe").load(path).get("outs", []):
+                if out["path"] in in_git:
+                    outputs[out["md5"]] = out["path"]
+    return outputs
+
+
+def restore_run_cache(repo: Repo) -> None:
+    """Put back, from the workspace, what `dvc gc` took from the run cache; say what is gone.
+
+    gc does not know that runs are restored from the cache's copies of files kept in git.
+    """
+    from dvc_data.hashfile.build import build
+    from dvc_data.hashfile.transfer import transfer
+
+    cache = repo.cache.local
+    lost = {name: p for name, p in run_cache_outputs(repo).items() if not cache.exists(name)}
+    for out in repo.index.outs:
+        if out.hash_info and out.hash_info.value in lost and not out.changed_checksum():
+            staging, _, obj = build(cache, out.fs_path, out.fs, "md5")
+            transfer(staging, cache, {obj.hash_info}, shallow=False, hardlink=False)
+            print(f"{lost.pop(out.hash_info.value)}: put back into the cache, for the run cache")
+    if lost:
+        print(
+            f"warning: the run cache names {len(lost)} object(s) that are gone, as `dvc gc` leaves "
+            f"it (of {min(lost.values())}, ...): those earlier runs would have to run again"
+        )
+
+
+def main() -> None:
+    """Check; exit code 1 when something is damaged."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--remote", action="store_true", help="the remote (reads all of it)")
+    parser.add_argument("--delete", action="store_true", help="delete what is damaged")
+    arguments = parser.parse_args()
+    with open_repo() as repo:
+        damaged = fsck(repo, arguments.remote, arguments.delete)
+    sys.exit(1 if damaged else 0)
+
+
+if __name__ == "__main__":
+    run_command(main)

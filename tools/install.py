@@ -1,0 +1,284 @@
+"""Make .venv, the project's environment: requirements.txt in the versions of constraints.txt.
+
+Run as: python3 tools/install.py [--keep] [--fresh] [--cuda cpu|12.6|12.9|13.0]   (make install)
+        python3 tools/install.py --constraints                                  (make constraints)
+
+.venv is a link into .venvs/. A new environment is built there beside the old one; the link is
+switched when everything is installed, and only then is the old one deleted. Whether a new one is
+needed is decided by content (requirements, constraints, Python, PyTorch's build), not by clocks.
+It runs before anything is installed, so it needs the standard library alone.
+"""
+
+from __future__ import annotations  # so that older Pythons get as far as the message
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+LINK, ENVIRONMENTS = Path(".venv"), Path(".venvs")
+RECORD = "environment.json"  # in an environment: what it was made from; the proof that it is ours
+REQUIREMENTS, CONSTRAINTS = Path("requirements.txt"), Path("constraints.txt")
+REMOTES = Path("requirements-remotes.txt")
+INDEX = "https://download.pytorch.org/whl/"
+DEMANDED_BY_TORCH = re.compile(r"(nvidia-(?!ml-py)|cuda-|triton)")
+
+
+class Build(NamedTuple):
+    """A build of PyTorch: the oldest driver made for it, and the compute capabilities it has."""
+
+    driver: tuple[int, ...]
+    lowest: float
+    highest: float = math.inf
+
+
+# Newest first. Drivers: table 3 of the CUDA toolkit's release notes. 13.0 is PyPI's own build.
+BUILDS = {
+    "13.0": Build((580, 65), 7.5),
+    "12.9": Build((575, 51), 7.5),
+    "12.6": Build((560, 28), 5.0, 9.0),
+}
+# CUDA's "minor version compatibility": from this driver on, any CUDA 12 runs.
+ANY_CUDA_12 = (525, 60)
+
+
+def read_gpus() -> list[tuple[str, float]]:
+    """Driver version and compute capability of each GPU, from nvidia-smi; [] where none answers."""
+    for fields in ("driver_version,compute_cap", "driver_version"):  # old drivers lack the second
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            rows = re.findall(r"^(\d[\d.]*)(?:, *(\d[\d.]*))?", done.stdout, re.M)
+            if done.returncode == 0 and rows:  # capability unknown: one that all builds have
+                return [(driver, float(capability or 7.5)) for driver, capability in rows]
+    return []
+
+
+def describe(name: str, found: str) -> str:
+    """The choice of a build, with its reason, for the screen."""
+    source = "PyPI" if name == "13.0" else "PyTorch's own index"
+    return f"PyTorch for CUDA {name} from {source}, because of {found}"
+
+
+def choose_build(gpus: list[tuple[str, float]]) -> tuple[str, str]:
+    """The build for these GPUs and the reason, to be printed; exits with a message if none fits."""
+    if not gpus:
+        hint = "`make install CUDA=cpu` takes the smaller build without CUDA"
+        return "13.0", f"PyPI's build of PyTorch, because no NVIDIA driver answers ({hint})"
+    driver = gpus[0][0]
+    version = tuple(int(part) for part in re.findall(r"\d+", driver))
+    lowest, highest = min(cap for _, cap in gpus), max(cap for _, cap in gpus)
+    found = f"NVIDIA driver {driver}, compute capability {lowest:g}"
+    found += f" to {highest:g}" if highest > lowest else ""
+    fitting = [n for n, b in BUILDS.items() if b.lowest <= lowest and highest <= b.highest]
+    for name in fitting:
+        if version >= BUILDS[name].driver:
+            return name, describe(name, found)
+    if version >= ANY_CUDA_12 and (older := [name for name in fitting if name != "13.0"]):
+        return older[-1], describe(older[-1], found)
+    needs = "; ".join(
+        f"CUDA {name}: driver {'.'.join(map(str, b.driver if name == '13.0' else ANY_CUDA_12))}, "
+        f"capability {b.lowest:g} to {b.highest:g}".replace(" to inf", " or newer")
+        for name, b in BUILDS.items()
+    )
+    sys.exit(
+        f"error: no build of PyTorch fits {found}. Needed at least: {needs}. "
+        "Update the driver, or do without the GPU: make install CUDA=cpu"
+    )
+
+
+def digest(cuda: str) -> str:
+    """What an environment is made from, in one word."""
+    content = [*sys.version_info[:2], cuda]
+    content += [path.read_text(encoding="utf-8") for path in (REQUIREMENTS, CONSTRAINTS)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What this script wrote into an environment that it made; {} for any other folder."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) and "complete" in record else {}
+
+
+def write_record(folder: Path, **record: Any) -> None:
+    """Write the record atomically."""
+    partial = folder / f"{RECORD}.partial"
+    partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    partial.replace(folder / RECORD)
+
+
+def is_current(record: dict[str, Any], asked: str | None) -> bool:
+    """Whether .venv is complete, made from today's files, not moved, and the build asked for."""
+    return (
+        bool(record.get("complete"))
+        and record["digest"] == digest(record["cuda"])
+        and record["path"] == str(LINK.resolve())  # scripts name their interpreter absolutely
+        and os.access(LINK / "bin/python", os.X_OK)
+        and asked in (None, record["asked"], record["cuda"])
+    )
+
+
+def remove(folder: Path) -> None:
+    """Delete an environment that this script made, and nothing else."""
+    if folder.parent == ENVIRONMENTS and not folder.is_symlink() and read_record(folder):
+        shutil.rmtree(folder)
+
+
+def is_former() -> bool:
+    """Whether .venv is a folder that an earlier Makefile made: it left an empty `.installed`."""
+    stamp = LINK / ".installed"
+    return (
+        not LINK.is_symlink() and (LINK / "pyvenv.cfg").is_file()
+        and stamp.is_file() and not stamp.stat().st_size
+    )  # fmt: skip
+
+
+def build(cuda: str, asked: str) -> None:
+    """Build an environment and switch .venv to it; after any error .venv is as it was."""
+    folder = Path(tempfile.mkdtemp(dir=ENVIRONMENTS, prefix=f"cuda-{cuda}-".replace("-cpu", "")))
+    write_record(folder, complete=False)
+    folder.chmod(0o755)
+    python = str(folder / "bin/python")
+    pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "-c", str(CONSTRAINTS)]
+    started, complete = time.monotonic(), False
+    try:
+        run([sys.executable, "-m", "venv", str(folder)])
+        torch = re.search(r"^torch==([\w.]+)", REQUIREMENTS.read_text(encoding="utf-8"), re.M)
+        if torch and cuda != "13.0" and sys.platform == "linux":
+            label = cuda if cuda == "cpu" else f"cu{cuda.replace('.', '')}"
+            run([*pip, "--extra-index-url", INDEX + label, f"torch=={torch[1]}+{label}"])
+        run([*pip, "-r", str(REQUIREMENTS)])
+        let_dvc_write_utf8(folder)
+        write_record(folder, complete=True, digest=digest(cuda), path=str(folder.resolve()),
+                     cuda=cuda, asked=asked)  # fmt: skip
+        switch(folder)
+        complete = True
+    finally:
+        if not complete:
+            remove(folder)
+    print(f"installed in {time.monotonic() - started:.0f} s: .venv is {folder}", flush=True)
+
+
+def run(command: list[str]) -> None:
+    """Run a command with its output on the screen; exits with a message when it fails."""
+    print(f"$ {' '.join(command)}", flush=True)
+    if subprocess.run(command, env=os.environ | {"PIP_USER": "0"}).returncode:
+        sys.exit(
+            f"error: {command[2]} failed, see above; .venv is as it was. "
+            "No network, or a full disk? Put it right and run the same command again."
+        )
+
+
+def let_dvc_write_utf8(folder: Path) -> None:
+    """Have every dvc of this environment import tools/dvc_utf8.py, which says why."""
+    (packages,) = folder.glob("lib/python3*/site-packages")
+    shutil.copyfile("tools/dvc_utf8.py", packages / "dvc_utf8.py")
+    (packages / "dvc_utf8.pth").write_text("import dvc_utf8\n", encoding="utf-8")
+
+
+def switch(folder: Path) -> None:
+    """Make .venv a link to `folder`, in one step, and delete the environments that were before."""
+    if is_former():
+        former = Path(tempfile.mkdtemp(dir=ENVIRONMENTS, prefix="former-"))
+        LINK.rename(former)  # onto an empty folder
+        write_record(former, complete=False)
+    link = LINK.with_name(".venv.partial")
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder)
+    link.replace(LINK)
+    for other in ENVIRONMENTS.iterdir():
+        if other != folder:
+            remove(other)
+
+
+def install(asked: str | None, keep: bool, fresh: bool) -> None:
+    """Make .venv unless it is what it should be."""
+    record = read_record(LINK)
+    if keep and not fresh and is_current(record, asked):
+        return
+    if os.path.lexists(LINK) and not record and not is_former():
+        sys.exit("error: .venv was not made by `make install`. Move it away and run again.")
+    if sys.version_info < (3, 11):  # noqa: UP036
+        found = ".".join(map(str, sys.version_info[:2]))
+        sys.exit(f"error: Python {found} found, 3.11 or newer needed: make PYTHON=python3.12 ...")
+    ENVIRONMENTS.mkdir(exist_ok=True)
+    with (ENVIRONMENTS / "lock").open("w") as lock:  # two at a time would delete each other's
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        record = read_record(LINK)
+        wish = asked or record.get("asked", "auto")
+        if wish == "auto":
+            cuda, reason = choose_build(read_gpus())
+        else:
+            cuda, reason = wish, f"the build of PyTorch that CUDA={wish} asks for"
+        if not fresh and is_current(record, cuda) and record["cuda"] == cuda:
+            print(f".venv is up to date, with {reason}")
+            return
+        print(f"making .venv with {reason}. It takes minutes; `Installing collected packages`, "
+              "pip's last step, alone one or two.", flush=True)  # fmt: skip
+        build(cuda, wish)
+
+
+def constraints_text(report: dict[str, Any]) -> str:
+    """constraints.txt for pip's installation report: every package, by version."""
+    packages = [package["metadata"] for package in report["install"]]
+    pins = {package["name"].lower(): package["version"].split("+")[0] for package in packages}
+    lines = [f"{name}=={pins[name]}" for name in sorted(pins) if not DEMANDED_BY_TORCH.match(name)]
+    head = [
+        "# Generated by `make constraints`: all that the requirements bring along, by version.",
+        "# Not here: nvidia-*, cuda-*, triton. They differ by build, and torch pins them itself.",
+    ]
+    return "\n".join([*head, *lines, ""])
+
+
+def write_constraints() -> None:
+    """Resolve the requirements anew, without constraints, and pin all that they bring along."""
+    command = [str(LINK / "bin/python"), "-m", "pip", "install", "--dry-run", "--ignore-installed",
+               "--quiet", "--report", "-", "-r", str(REQUIREMENTS), "-r", str(REMOTES)]  # fmt: skip
+    print("resolving the requirements: minutes", flush=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit("error: pip could not resolve the requirements, see above; nothing was written.")
+    CONSTRAINTS.write_text(constraints_text(json.loads(done.stdout)), encoding="utf-8")
+    print(f"{CONSTRAINTS} is written. Next: make install, make test-all")
+
+
+def main() -> None:
+    """Install, or write constraints.txt."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--keep", action="store_true", help="do nothing where .venv is current")
+    parser.add_argument("--fresh", action="store_true", help="build it also where it is current")
+    parser.add_argument("--cuda", default="", help="PyTorch's build: auto, cpu, 12.6, 12.9, 13.0")
+    parser.add_argument("--constraints", action="store_true", help="write constraints.txt anew")
+    arguments = parser.parse_args()
+    if arguments.cuda not in ("", "auto", "cpu", *BUILDS):
+        known = ", ".join(["auto", "cpu", *BUILDS])
+        sys.exit(f"error: CUDA={arguments.cuda}: there is no such build. Known: {known}.")
+    try:
+        if arguments.constraints:
+            write_constraints()
+        else:
+            install(arguments.cuda or None, arguments.keep, arguments.fresh)
+    except KeyboardInterrupt:
+        sys.exit("interrupted: .venv is as it was")
+    except OSError as error:
+        sys.exit(f"error: {error}. .venv is as it was.")
+
+
+if __name__ == "__main__":
+    main()
