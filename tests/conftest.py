@@ -38,7 +38,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 # What a repository of the tests starts without: results, and what no stage needs.
-RESULTS = {"metrics", "environment", "predictions", "curves", "report", "dvc.lock"}
+RESULTS = {"metrics", "environment", "predictions", "curves", "plots", "report", "dvc.lock"}
 LEFT_OUT = {*RESULTS, "tests", "docs", "benchmarks"}
 
 
@@ -246,8 +246,7 @@ def make_repository(path: Path, tiny_model: Path, commit: bool = True) -> Reposi
         data["finetune"].update(log_every=2, precision="fp32")
         data["machine"]["checkpoint_every"] = 4
         data["benchmark"].update(passes=1, warmup=1)
-        if "models" in data["benchmark"]:
-            data["benchmark"].update(models=["tiny"], sentences=8)
+        data["benchmark"].update(models=["tiny", "other"], sentences=8)
         data["compare"].update(teacher="other", student="tiny")
 
     def catalog(data: Any) -> None:

@@ -12,15 +12,6 @@ from nbformat.v4 import new_code_cell
 
 from conftest import ROOT, Repository, environment
 
-# In front of PATH: `make install` would make a virtual environment in the clone; here it links one.
-INSTALL = f"""#!/bin/sh
-case "$1" in
-install) mkdir -p .venv && ln -sfn "{Path(sys.executable).parent}" .venv/bin && echo installed ;;
-*) PATH="${{PATH#*:}}" exec make -o .venv -o install "$@" ;;
-esac
-"""
-
-
 def read() -> Any:
     notebook = nbformat.read(ROOT / "notebooks/colab.ipynb", as_version=4)
     nbformat.validate(notebook)
@@ -36,7 +27,8 @@ def execute(env: dict[str, str], folder: Path, **values: object) -> Any:
     client = NotebookClient(notebook, kernel_name="python3", timeout=900,
                             resources={"metadata": {"path": str(folder)}})  # fmt: skip
     home = {"IPYTHONDIR": str(folder / "ipython"), "JUPYTER_RUNTIME_DIR": str(folder / "jupyter")}
-    return client.execute(env={**env, **home})
+    # The Makefile's PYTHON makes .venv; `true` makes none, and this Python is on PATH.
+    return client.execute(env={**env, **home, "PYTHON": "true"})
 
 
 @pytest.mark.slow
