@@ -11,7 +11,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "dv
 
 
 def describe() -> dict[str, Any]:
-    """Python, packages, processor, GPU, driver, threads, commit; JSON-ready, no path, no host."""
+    """Python, packages, processor, GPU and driver, threads, git commit. JSON-ready; no path, no host name."""
     import torch
 
     commit, dirty = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
@@ -39,10 +39,7 @@ def peak_memory() -> int:
 
 
 def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True)
-    except OSError:  # no git on this machine
-        return None
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else None
 
 
