@@ -117,6 +117,18 @@ def _explain(schema: type[Section], problem: Any, where: str) -> str:
     return f"{place}: {message[0].lower() + message[1:]} (found {found})."
 
 
+def read_entry(path: Path, schema: type[SectionType], stage: str = "check") -> SectionType:
+    """What `stage` left as JSON at `path`; `UserError` if it is missing or something else."""
+    try:
+        return schema.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing. Run `dvc repro {stage}`, which writes it.") from error
+    except ValidationError as error:
+        raise UserError(
+            f"{path} is not what the stage {stage} writes. Delete it and run `dvc checkout {path}`."
+        ) from error
+
+
 def read_section(name: str, schema: type[SectionType], path: Path = PARAMS) -> SectionType:
     """Read and validate one top-level section of params.yaml."""
     data = read_yaml(path)

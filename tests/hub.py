@@ -151,7 +151,8 @@ class HubRequest(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.rfile.close()
-            return self.connection.close()
+            self.connection.close()
+            return None
         if missing := self.what_is_missing(address):
             return self.head(404, {"X-Error-Code": missing, "X-Error-Message": "not found"})
         assert address

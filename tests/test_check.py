@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ def test_a_command_in_params_is_refused_before_any_shell_sees_it(repository: Rep
 def test_a_command_in_params_is_one_word_to_the_shell(repository: Repository, value: str) -> None:
     """`-s` runs a stage without the check above it, if all that it reads is there."""
     for key, stage in (("models", "download_weights"), ("seeds", "finetune")):
-        change = {"models": ["tiny"], "seeds": [1], key: [value]}
+        change: dict[str, list[Any]] = {"models": ["tiny"], "seeds": [1], key: [value]}
         repository.edit("params.yaml", lambda data, change=change: data.update(change))  # type: ignore[misc]
         repository.edit("params.yaml", lambda data: data["overrides"].update({value: {}}))
         make_deps(repository, stage, change["models"][0])

@@ -136,7 +136,7 @@ def test_a_relative_mirror_is_refused(
 PACKAGE = "small_model_for_a_test"
 NAME = "Name: small-model-for-a-test\nVersion: 1.2.3\n"
 WHEEL = Source(pypi="small-model-for-a-test==1.2.3", inside=f"{PACKAGE}/model")
-THEIRS = {"truncation": {"max_length": 8}, "padding": {"length": 8}}
+THEIRS: dict[str, Any] = {"truncation": {"max_length": 8}, "padding": {"length": 8}}
 THEIRS |= {"model": {"type": "WordPiece", "vocab": {"é": 0}}}
 BARE = '{"truncation":null,"padding":null,"model":{"vocab":{"é":0}}}'.encode()
 
@@ -243,7 +243,7 @@ def good_catalog() -> Any:
 
 DELETE = object()
 A_PIN = {"bytes": 1, "sha256": "a" * 64}
-numbers = functools.partial(dict, labels=[], scale=[0, 5], metrics=["pearson"])
+numbers: Any = functools.partial(dict, labels=[], scale=[0, 5], metrics=["pearson"])
 BAD_DATASETS: list[tuple[str, Any, str]] = [
     ("sources.0.revision", DELETE, "films.sources.0: hub and revision go together: pin the commit"),
     ("sources.0.revision", "main", "films.sources.0.revision: string should match"),
@@ -386,7 +386,7 @@ def test_tabs_and_line_breaks_in_a_text_become_spaces(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("labels", [[-1, -1], [1, 0], [7, 7], [None, 1], ["a", "b"], None], ids=str)
 def test_labels_of_a_test_split_are_not_read(tmp_path: Path, labels: list[Any] | None) -> None:
-    more = {} if labels is None else {"label": labels}
+    more: Any = {} if labels is None else {"label": labels}
     path = parquet(tmp_path, one=["a", "c"], two=["b", "d"], **more)
     found = canonical_tsv(path, split_of(2), PAIRS, hidden=True)[0]
     assert found == b"index\tone\ttwo\n0\ta\tb\n1\tc\td\n"
@@ -414,7 +414,7 @@ def test_what_a_parquet_file_may_not_hold(
     tmp_path: Path, dataset: Dataset, texts: list[Any], labels: list[Any] | None, message: str
 ) -> None:
     """Named as the catalog names the file, not by the scratch copy."""
-    more = {} if labels is None else {"label": labels}
+    more: Any = {} if labels is None else {"label": labels}
     path = parquet(tmp_path, one=texts, two=[" "] * len(texts), **more)
     with pytest.raises(UserError) as error:
         canonical_tsv(path, split_of(1), dataset, hidden=False)

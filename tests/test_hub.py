@@ -259,7 +259,7 @@ def test_code_of_a_model_is_not_run_though_somebody_says_yes(
     config = json.loads((folder / "config.json").read_text())
     config |= {"model_type": model_type, "auto_map": {"AutoConfig": "evil.Evil"}}
     (folder / "config.json").write_text(json.dumps(config))
-    tokenizer = {"auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}}
+    tokenizer: dict[str, Any] = {"auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}}
     tokenizer |= {"tokenizer_class": "Evil"}
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     (folder / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()\nclass Evil: pass\n")

@@ -185,10 +185,10 @@ def insert(text: str, kind: Kind, name: str, facts: Facts) -> str:
         below[row] = []
         for section, pins in facts.items():
             if section not in entry:
-                lines = [
-                    f"  {f}: {{bytes: {p.bytes}, sha256: {p.sha256}}}" for f, p in pins.items()
-                ]
-                below[row] += [f"{' ' * column}{line}" for line in (f"{section}:", *lines)]
+                lines = [f"{section}:"]
+                for file, pin in pins.items():
+                    lines += [f"  {file}:", f"    bytes: {pin.bytes}", f"    sha256: {pin.sha256}"]
+                below[row] += [f"{' ' * column}{line}" for line in lines]
     lines = text.split("\n")
     for row in sorted(below, reverse=True):  # from the end: the numbers of lines stay true
         lines[row + 1 : row + 1] = below[row]

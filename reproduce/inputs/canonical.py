@@ -1,7 +1,6 @@
 """A downloaded split in GLUE's own TSV form, and sentences held out of train."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from reproduce.files import UserError
 from reproduce.inputs.catalog import Dataset, Split
 from reproduce.inputs.sentences import md5, read_tsv, to_tsv
+from reproduce.inputs.tokenized import class_names
 from reproduce.params import Selection
 
 Labelled = tuple[list[str], list[float]]
@@ -111,19 +111,6 @@ def _refuse_column(name: str, column: Any, file: str, dataset: Dataset) -> None:
         raise UserError(f"{file}: column {name} holds {of}, expected {expected}.")
     if nulls:
         raise UserError(f"{file}: column {name} has {nulls} empty cell(s), expected none.")
-
-
-def class_names(schema: Any) -> list[str]:
-    """The classes that a Parquet file of the Hub names in its metadata; [] where it names none.
-
-    Read from the metadata itself: `datasets` believes it only where every type is its own.
-    """
-    try:
-        described = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]["label"]
-        names = described.get("names") or []
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return []
-    return [str(name) for name in (names.values() if isinstance(names, dict) else names)]
 
 
 def _refuse_classes(names: list[str], file: str, dataset: Dataset) -> None:

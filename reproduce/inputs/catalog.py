@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from reproduce.files import UserError, write_json
-from reproduce.params import Section, SectionType, read_yaml, validate
+from reproduce.params import Section, read_yaml, validate
+from reproduce.params import read_entry as read_entry
 
 CATALOG = Path("catalog.yaml")
 
@@ -228,18 +229,6 @@ def digests(pins: dict[str, Pin]) -> dict[str, str]:
 def write_entry(path: Path, entry: Dataset | Model) -> None:
     """Leave `entry` at `path` as JSON, for `read_entry`."""
     write_json(path, entry.model_dump(mode="json", exclude_none=True))
-
-
-def read_entry(path: Path, schema: type[SectionType], stage: str = "check") -> SectionType:
-    """What `stage` left as JSON at `path`; `UserError` if it is missing or something else."""
-    try:
-        return schema.model_validate_json(path.read_bytes())
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing. Run `dvc repro {stage}`, which writes it.") from error
-    except ValidationError as error:
-        raise UserError(
-            f"{path} is not what the stage {stage} writes. Delete it and run `dvc checkout {path}`."
-        ) from error
 
 
 def read_raw_entry(kind: str, name: str, path: Path = CATALOG) -> Any:

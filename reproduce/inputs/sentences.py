@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reproduce.files import UserError
-from reproduce.inputs.catalog import read_entry
-from reproduce.params import Section
+from reproduce.params import Section, read_entry
 
 ABOUT = Path("data/dataset.json")
 

@@ -1,10 +1,11 @@
 """Read a split that the stage `tokenize` wrote: data/tokenized/MODEL/SPLIT.parquet."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from reproduce.files import UserError
-from reproduce.inputs.canonical import class_names
 
 TOKENIZED = Path("data/tokenized")
 
@@ -38,3 +39,16 @@ def read_tokenized(model: str, split: str) -> Tokenized:
         raise UserError(f"{path} is missing. Run `dvc repro tokenize@{model}`.") from error
     except (pyarrow.ArrowException, OSError, KeyError) as error:
         raise UserError(f"{path} is damaged: {error}. Run `dvc checkout {path.parent}`.") from error
+
+
+def class_names(schema: Any) -> list[str]:
+    """The classes that a Parquet file of the Hub names in its metadata; [] where it names none.
+
+    Read from the metadata itself: `datasets` believes it only where every type is its own.
+    """
+    try:
+        described = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]["label"]
+        names = described.get("names") or []
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return []
+    return [str(name) for name in (names.values() if isinstance(names, dict) else names)]

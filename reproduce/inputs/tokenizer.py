@@ -81,14 +81,14 @@ def _refuse_contradiction(directory: Path, alone: Any, together: Any) -> None:
     for each in (alone, together):
         each.no_truncation()
         each.no_padding()
-    for probe in PROBES:
-        tokens = [each.encode(probe).tokens for each in (alone, together)]
-        if tokens[0] != tokens[1]:
+    for texts in [(probe,) for probe in PROBES] + [(probe, probe) for probe in PROBES]:
+        one, two = (each.encode(*texts) for each in (alone, together))
+        if (one.ids, one.type_ids) != (two.ids, two.type_ids):
             raise UserError(
                 f"{directory}: tokenizer.json and tokenizer_config.json contradict each other in "
-                f"{', '.join(differ)}: of {probe!r} the first makes {' '.join(tokens[0])}, with "
-                f"the second it is {' '.join(tokens[1])}. Write into tokenizer_config.json what "
-                "tokenizer.json does (do_lower_case, strip_accents, ...), or choose another "
+                f"{', '.join(differ)}: of {texts[0]!r} the first makes {' '.join(one.tokens)}, "
+                f"with the second it is {' '.join(two.tokens)}. Write into tokenizer_config.json "
+                "what tokenizer.json does (do_lower_case, strip_accents, ...), or choose another "
                 "checkpoint."
             )
 
