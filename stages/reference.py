@@ -13,7 +13,7 @@ from pathlib import Path
 from reproduce.command import run_command
 from reproduce.files import UserError, write_json
 from reproduce.inputs.canonical import canonical_tsv
-from reproduce.inputs.catalog import read_model, read_pinned_dataset
+from reproduce.inputs.catalog import read_model, read_dataset
 from reproduce.inputs.fetch import fetch
 from reproduce.inputs.sentences import read_tsv
 from reproduce.inputs.tokenizer import load_tokenizer
@@ -54,7 +54,7 @@ def main() -> None:
 
 def download_sentences(reference: Reference, folder: Path) -> tuple[list[str], list[float]]:
     """The validation sentences and their labels, in the canonical form."""
-    dataset = read_pinned_dataset(reference.dataset)
+    dataset = read_dataset(reference.dataset)
     split = dataset.validation
     fetch("dataset", dataset.sources, {split.file: dataset.pins()[split.file]}, folder)
     file = folder / "validation.tsv"
