@@ -220,8 +220,8 @@ def _of_runs(claim: Claim, evidence: Evidence, rows: list[Row], number: float) -
     for run in runs:
         kinds.setdefault(run.device, []).append(run.name)
     if len(kinds) > 1:
-        text = "; ".join(f"{kind} {', '.join(names)}" for kind, names in sorted(kinds.items()))
-        measured.remarks.append(say("devices", devices=text))
+        lists = "; ".join(f"{kind} {', '.join(names)}" for kind, names in sorted(kinds.items()))
+        measured.remarks.append(say("devices", devices=lists))
     return measured
 
 
