@@ -85,7 +85,7 @@ push: environment ## Push all results to the remote, with what a restore needs
 fsck: environment ## Hash all of DVC's cache, name what is damaged (REMOTE=1: the remote's; DELETE=1)
 	@python -m tools.fsck $(if $(REMOTE),--remote) $(if $(DELETE),--delete)
 
-table: environment ## The experiments side by side: make table KEEP='.*median|finetune.batch_size'
+table: environment ## The experiments side by side: make table KEEP='minilm|finetune.batch_size'
 	@python -m tools.experiments table $(if $(KEEP),--keep="$$KEEP")
 
 submission: environment ## Predict the test set in the form of GLUE's server: make submission MODEL=bert

@@ -200,7 +200,7 @@ def test_a_clone_that_git_distrusts_says_what_to_do(
 
 def test_only_finished_experiments_have_scores() -> None:
     text = (
-        "Experiment,rev,State,metrics/accuracy.json:models.minilm.median,finetune.epochs\n"
+        "Experiment,rev,State,metrics/accuracy.json:minilm,finetune.epochs\n"
         ",main,,90.14,3\nlate,1234567,Running,90.14,3\nover,89abcde,,88.0,1\n"
     )
     assert experiments.format_table(text).splitlines() == [

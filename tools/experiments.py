@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -17,11 +18,11 @@ import zipfile
 from pathlib import Path
 
 from reproduce.command import run_command
-from reproduce.files import UserError
+from reproduce.files import UserError, read_json
 from tools.dvc_utf8 import run_dvc
 
 DEMO = Path("demo")
-COLUMNS = ".*median|params.yaml:dataset|finetune.epochs"
+METRICS, PARAMETERS = Path("metrics/accuracy.json"), ("dataset$", "finetune.epochs$")
 LEFT = Path(".dvc/tmp/exps")
 
 
@@ -89,11 +90,15 @@ def demo(settings: list[str]) -> None:
 
 
 def table(keep: str) -> None:
-    """Print the experiments: names shortened, scores only of those that have finished."""
+    """Print the experiments: by default with all metrics, and scores only of what has finished."""
+    git("rev-parse", "HEAD")  # what stops git stops DVC, which says it worse
+    if not keep:
+        metrics = read_json(METRICS, "Run `dvc repro compare`.") if METRICS.is_file() else {}
+        names = [name for name, value in metrics.items() if not isinstance(value, list)]
+        keep = "|".join([*(f"{re.escape(name)}$" for name in names), *PARAMETERS])
     command = ["dvc", "exp", "show", "--csv", "--hide-workspace", "--drop", ".*", "--keep"]
-    done = subprocess.run(
-        [*command, f"^rev$|Experiment|State|{keep}"], stdout=subprocess.PIPE, text=True
-    )
+    columns = f"(Experiment|rev|State)$|{keep}"
+    done = subprocess.run([*command, columns], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise UserError("`dvc exp show` failed, see above.")
     print(format_table(done.stdout))
@@ -105,18 +110,13 @@ def format_table(text: str) -> str:
     Of an experiment with a State (Running, Queued, Failed) DVC shows the workspace's numbers.
     """
     rows = list(csv.DictReader(io.StringIO(text)))
-    lines = [[shorten(name) for name in rows[0]]] if rows else [["no experiments"]]
+    lines = [[name.split(":")[-1] for name in rows[0]]] if rows else [["no experiments"]]
     for row in rows:
         own = {"Experiment", "rev", "State"} if row.get("State") else row
         lines.append([row[name] if name in own and row[name] else "-" for name in row])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = ([cell.rjust(width) for cell, width in zip(x, widths, strict=True)] for x in lines)
     return "\n".join("  ".join(cells) for cells in padded)
-
-
-def shorten(name: str) -> str:
-    """A column's name without its file, `models.` and `.median`."""
-    return name.split(":")[-1].removeprefix("models.").removesuffix(".median")
 
 
 def clean(yes: bool) -> None:
@@ -157,7 +157,7 @@ def main() -> None:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("demo").add_argument("-S", action="append", default=[], metavar="SETTING")
-    commands.add_parser("table").add_argument("--keep", default=COLUMNS)
+    commands.add_parser("table").add_argument("--keep", default="", metavar="REGEX")
     commands.add_parser("clean").add_argument("--yes", action="store_true", help="do not ask")
     arguments = parser.parse_args()
     if arguments.command == "demo":

@@ -20,6 +20,7 @@ from typing import Any
 
 from reproduce.command import run_command
 from reproduce.files import UserError, read_json
+from tools.experiments import git
 from tools.fsck import open_repo
 
 MEASURED = ("environment/", "metrics/speed.json")
@@ -88,8 +89,7 @@ def locked_files(out: Any) -> Iterator[tuple[str, str]]:
 
 def prepare(scratch: Path, stage: Any, outputs: set[str]) -> None:
     """Lay out what the stage reads: code and settings from git, and links to its dependencies."""
-    listed = subprocess.check_output(["git", "ls-files", "-z"], text=True).split("\0")
-    for name in listed:
+    for name in git("ls-files", "-z").split("\0"):
         parents = map(str, Path(name).parents)
         if Path(name).is_file() and name not in outputs and not outputs & set(parents):
             (scratch / name).parent.mkdir(parents=True, exist_ok=True)
