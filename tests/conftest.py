@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 # What a repository of the tests starts without: results, and what no stage needs.
 RESULTS = {"metrics", "environment", "predictions", "curves", "plots", "report", "dvc.lock"}
-LEFT_OUT = {*RESULTS, "tests", "docs", "benchmarks"}
+LEFT_OUT = {*RESULTS, "tests", "docs"}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
