@@ -145,6 +145,16 @@ def test_links_between_the_pages_lead_somewhere() -> None:
             assert "://" in link or (page.parent / link).exists(), (page.name, link)
 
 
+def test_readmes_and_notebook_name_one_address() -> None:
+    addresses = set()
+    for name in ("README.md", "README.pt-BR.md", "notebooks/colab.ipynb"):
+        found = re.findall(r"//(?:colab.research.google.com/)?github(?:\.com)?/([\w.-]+/[\w.-]+)",
+                           (ROOT / name).read_text(encoding="utf-8"))  # fmt: skip
+        assert found, name
+        addresses |= set(found)
+    assert len(addresses) == 1
+
+
 def test_every_fault_names_a_test_that_exists() -> None:
     text = (ROOT / "docs/faults.md").read_text(encoding="utf-8")
     tests = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/test_*.py"))
