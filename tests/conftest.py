@@ -39,22 +39,14 @@ ROOT = Path(__file__).resolve().parent.parent
 MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 # What a repository of the tests starts without: results, and what no stage needs.
 RESULTS = {"metrics", "environment", "predictions", "curves", "plots", "report", "dvc.lock"}
-LEFT_OUT = {*RESULTS, "tests", "docs", "benchmarks"}
+LEFT_OUT = {*RESULTS, "tests", "docs"}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("browser") and not shutil.which("chromedriver"):
-        pytest.skip("needs Chromium and chromedriver")
-    if item.get_closest_marker("gpu") and not has_gpu():
-        pytest.skip("needs a CUDA GPU")
-
-
-def has_gpu() -> bool:
-    if not shutil.which("nvidia-smi"):
-        return False
-    import torch
-
-    return torch.cuda.is_available()
+    if item.get_closest_marker("gpu"):
+        torch = shutil.which("nvidia-smi") and importlib.import_module("torch")
+        if not torch or not torch.cuda.is_available():
+            pytest.skip("needs a CUDA GPU")
 
 
 def pin(path: Path) -> dict[str, Any]:

@@ -1,0 +1,55 @@
+"""What README.md and README.pt-BR.md say of measured files; cog puts it there.
+
+Run as: make format     (make lint checks that it was done)
+"""
+
+import json
+import statistics
+import textwrap
+from pathlib import Path
+
+from reproduce.verdict.published import in_language
+from reproduce.verdict.tables import markdown_table
+
+DEMO = {
+    "en": "On two CPU cores: {seconds} s, accuracy {scores}; half of the sentences are positive.",
+    "pt": "Em dois núcleos: {seconds} s, acurácia de {scores}; metade das frases é positiva.",
+}
+HEADS = {
+    "en": ("model", "device", "precision", "runs", "minutes a run", "memory, GB"),
+    "pt": ("modelo", "dispositivo", "precisão", "execuções", "minutos por execução", "memória, GB"),
+}
+
+
+def results(language: str) -> str:
+    """The verdicts, as `compare` wrote them; lines but for the table's wrapped at 108 columns."""
+    name = {"en": "metrics/results.md", "pt": "metrics/results.pt-BR.md"}[language]
+    lines = Path(name).read_text(encoding="utf-8").strip().splitlines()
+    return "\n".join(
+        line if line.startswith("|") else textwrap.fill(line, 108, break_on_hyphens=False)
+        for line in lines
+    )
+
+
+def demo(language: str) -> str:
+    """How long the demo took, and the accuracy of each seed."""
+    measured = json.loads(Path("benchmarks/results/demo.json").read_text(encoding="utf-8"))
+    percent = {"en": " %", "pt": "%"}[language]
+    scores = (in_language(value, language) for value in measured["accuracy_by_seed"].values())
+    listed = ", ".join(f"{score}{percent}" for score in scores)
+    return DEMO[language].format(seconds=round(measured["wall"]["median"]), scores=listed)
+
+
+def trainings(language: str) -> str:
+    """A table of medians: a row for each model, device and precision that trainings ran on."""
+    groups: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    for path in sorted(Path("environment").glob("*-*.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        group = (path.stem.rsplit("-", 1)[0], run["gpu"] or run["cpu"], run["precision"])
+        groups.setdefault(group, []).append((run["seconds"] / 60, run["peak_memory_mb"] / 1000))
+    rows: list[tuple[str, ...]] = [HEADS[language]]
+    for group, runs in groups.items():
+        medians = (round(statistics.median(column), 1) for column in zip(*runs, strict=True))
+        numbers = (in_language(value, language) for value in medians)
+        rows.append((*group, str(len(runs)), *numbers))
+    return markdown_table(rows)
