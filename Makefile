@@ -50,18 +50,26 @@ repro: check ## The real experiment: what is not up to date, with a GPU if there
 # How many at a time, here and in the tests.
 JOBS ?= 2
 
-# What the trainings share, then the trainings side by side, then the rest. Each takes a GPU of its own
-# and waits for a free one. Without a LAUNCHER each gets its share of the cores that this process may
-# use; with one, what the scheduler gives it. A run that fails (DVC says 255, at which xargs would
+# What the trainings share, then the trainings side by side, then the rest. Each takes a GPU of its
+# own and waits for a free one. Without a LAUNCHER each gets its share of the cores that this process
+# may use; with one, what the scheduler gives it. A run that fails (DVC says 255, at which xargs would
 # start no other) does not keep the others from being trained.
-SHARE = python -c 'import os; cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0); print(max(1, len(cores) // $(JOBS)))'
+define CORES_EACH
+import os
+cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+print(max(1, len(cores) // $(JOBS)))
+endef
+export CORES_EACH
+
 parallel: check ## Train JOBS runs at a time: make parallel JOBS=2 (docs/cluster.md: on a cluster)
-	@test "$(JOBS)" -gt 0 2>/dev/null || { echo "error: JOBS=$(JOBS) is not a number of runs, 1 or more" >&2; exit 1; }
+	@test "$(JOBS)" -gt 0 2>/dev/null \
+	  || { echo "error: JOBS=$(JOBS) is not a number of runs, 1 or more" >&2; exit 1; }
 	dvc --wait-for-lock repro download_dataset download_tokenizer download_weights tokenize
-	@$(if $(LAUNCHER),,export OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$($(SHARE))};) \
+	@test -n "$$LAUNCHER" || export OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$(python -c "$$CORES_EACH")}; \
 	  dvc stage list --name-only | grep '^finetune@' \
 	  | xargs -P $(JOBS) -I{} sh -c 'dvc --wait-for-lock repro -s {} || exit 1' \
-	  || { echo "error: not all trainings ended (see above). The same command goes on from their last checkpoints." >&2; exit 1; }
+	  || { echo "error: not all trainings ended (see above); the same command goes on with them" >&2; \
+	       exit 1; }
 	dvc --wait-for-lock repro
 
 verify: environment ## Run a stage again elsewhere, compare with dvc.lock: make verify STAGE=compare

@@ -154,7 +154,7 @@ def test_a_study_goes_through_slurm_and_on_after_scancel(
         killer.wait()
     trained = sorted(path.name for path in (repository.path / "models/finetuned").glob("tiny-*"))
     assert first.returncode != 0 and trained == ["tiny-1", "tiny-3", "tiny-4"], first.stdout
-    assert "goes on from their last checkpoints" in first.stderr
+    assert "the same command goes on with them" in first.stderr
     second = make(repository, "parallel", "JOBS=2", ok=True, **env)
     assert second.stdout.count("going on from checkpoint-") == 1, second.stdout
     alone = Repository(tmp_path / "alone", repository.env)

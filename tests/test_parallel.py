@@ -49,7 +49,7 @@ def test_make_parallel_trains_side_by_side_with_the_cores_divided_also_past_a_fa
     before = (copy.path / "models/finetuned/tiny-1/model.safetensors").read_bytes()
     copy.edit("params.yaml", lambda p: p.update(seeds=[4, 2, 3]))
     failed = make(copy, "parallel", "JOBS=2", ok=False, **meeting, FAILING="4")
-    assert failed.returncode != 0 and "goes on from their last checkpoints" in failed.stderr
+    assert failed.returncode != 0 and "the same command goes on with them" in failed.stderr
     share = max(1, len(os.sched_getaffinity(0)) // 2)
     assert {copy.json(f"environment/tiny-{seed}.json")["threads"] for seed in (2, 3)} == {share}
     done = make(copy, "parallel", "JOBS=2", ok=True, **meeting)
