@@ -40,12 +40,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", required=True, help="a name from catalog.yaml")
-    parser.add_argument(
-        "--seed", required=True, type=int, help="of the head's weights, the batches, dropout"
-    )
-    parser.add_argument(
-        "--eager", action="store_true", help="do not record steps on a GPU: same bits, slower"
-    )
+    parser.add_argument("--seed", required=True, type=int, help="of the head, batches and dropout")
+    parser.add_argument("--eager", action="store_true", help="record no steps: same bits, slower")
     arguments = parser.parse_args()
     model, seed = arguments.model, arguments.seed
     params = read_yaml(PARAMS)
@@ -57,9 +53,7 @@ def main() -> None:
     go_offline()
     with claim_gpu():
         device, precision, reason = choose_precision(settings.precision)
-        print(
-            f"finetune {model}, seed {seed}: {precision} on {device}, because {reason}", flush=True
-        )
+        print(f"finetune {model}, seed {seed}: {precision} on {device}: {reason}", flush=True)
         facts = {"recipe": recipe.recipe_digest(run), "run": run, **describe()}
         facts |= {"device": device, "device_name": facts["gpu"] or facts["cpu"]}
         facts |= {"precision": precision, "precision_reason": reason}
@@ -68,10 +62,7 @@ def main() -> None:
         with checkpoints.exclusive(folder):
             result = folder / "finished"
             if checkpoints.is_complete(result):
-                print(
-                    "an earlier process finished this run: its result is taken over "
-                    f"({result}; `make clean-checkpoints` deletes it)"
-                )
+                print(f"an earlier process finished this run: {result} is taken over")
             else:
                 if result.exists():
                     print(f"warning: {result} is damaged: the run is trained again", flush=True)
@@ -193,35 +184,30 @@ def put_in_place(result: Path, run: str) -> None:
     write_json(Path(f"environment/{run}.json"), facts)
     resumed = f" (resumed at step {facts['resumed_at_step']:,})" if facts["resumed_at_step"] else ""
     replayed = f" ({facts['replayed_steps']:,} replayed)" if facts["device"] == "cuda" else ""
-    print(
-        f"models/finetuned/{run}: {facts['steps']:,} steps{replayed} in {facts['seconds']:,.0f} s"
-        f"{resumed}, {facts['ms_per_step']:,.1f} ms a step, last loss {facts['last_loss']:.4f}, "
-        f"{facts['padding'] * 100:.1f} % of the tokens were padding"
-    )
+    print(f"models/finetuned/{run}: {facts['steps']:,} steps{replayed} in {facts['seconds']:,.0f} s"
+          f"{resumed}, {facts['ms_per_step']:,.1f} ms a step, last loss {facts['last_loss']:.4f}, "
+          f"{facts['padding'] * 100:.1f} % of the tokens were padding")  # fmt: skip
     for operation in facts["not_deterministic"]:
         print(f"warning: this device cannot repeat the run bit by bit: {operation}")
 
 
 def less_memory(settings: Finetune) -> str:
     """What to change when memory ran out, so that the sentences of a step stay the same."""
-    pieces = settings.accumulation
-    now, then = (math.ceil(settings.batch_size / n) for n in (pieces, 2 * pieces))
+    pieces, batch = settings.accumulation, settings.batch_size
+    now, then = math.ceil(batch / pieces), math.ceil(batch / (2 * pieces))
     advice = "Lower tokenize.max_length, or use a device with more memory"
     if then < now:
         advice = (
-            f"Set finetune.accumulation to {2 * pieces}: {then} at a time, and still "
-            f"{settings.batch_size} a step (a smaller finetune.batch_size is another recipe)"
+            f"Set finetune.accumulation to {2 * pieces}: {then} at a time, and still {batch} a "
         )
+        advice += "step (a smaller finetune.batch_size is another recipe)"
     return f"out of memory with {now} sentence(s) at a time. {advice}. No checkpoint is lost."
 
 
 def start_again_eagerly(error: Exception) -> None:
     """Become a fresh process that records nothing: this one may be unusable for the GPU."""
-    print(
-        f"recording a step failed ({error}). Starting again without recording: same result, "
-        "slower. Nothing is lost but the steps since the last checkpoint.",
-        flush=True,
-    )
+    print(f"recording a step failed ({error}). Starting again without recording: same result, "
+          "slower; only the steps since the last checkpoint are lost.", flush=True)  # fmt: skip
     os.execv(sys.executable, [sys.executable, "-m", "stages.finetune", *sys.argv[1:], "--eager"])  # noqa: S606
 
 

@@ -13,16 +13,6 @@ from reproduce.files import UserError
 from reproduce.training.checkpoints import exclusive, root, steps
 
 
-def describe(folder: Path) -> tuple[int, str]:
-    """The bytes that deleting a run's folder frees, and how far the run is, in words."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    size = sum(path.stat().st_size for path in files if path.stat().st_nlink == 1)
-    if (folder / "finished").is_dir():
-        return size, "finished"
-    found = steps(folder)
-    return size, f"at step {found[-1]:,}" if found else "no checkpoint yet"
-
-
 def main() -> None:
     """List the runs; delete those that are free, if the answer is yes."""
     parser = argparse.ArgumentParser(
@@ -32,8 +22,11 @@ def main() -> None:
     arguments = parser.parse_args()
     free: dict[Path, int] = {}
     for folder in sorted(path for path in root().glob("*") if path.is_dir()):
-        size, state = describe(folder)
-        line = f"{folder}: {size / 1e6:,.1f} MB, {state}"
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files if path.stat().st_nlink == 1)
+        step = f"at step {max(steps(folder)):,}" if steps(folder) else "no checkpoint yet"
+        line = f"{folder}: {size / 1e6:,.1f} MB, "
+        line += "finished" if (folder / "finished").is_dir() else step
         try:
             with exclusive(folder):
                 free[folder] = size

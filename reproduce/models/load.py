@@ -1,7 +1,7 @@
 """Load a pretrained encoder with a new head, or a fine-tuned model; every tensor is accounted for.
 
-transformers fills what a file lacks with random numbers and passes over what the model lacks. Here
-that is allowed of heads only; of the encoder it is an error that names the tensors.
+transformers fills what a file lacks with random numbers, and passes over what the model lacks. Here
+only heads may differ; of the encoder it is an error that names the tensors.
 """
 
 from collections.abc import Iterable, Sequence
@@ -44,32 +44,24 @@ def load_pretrained(
     base = outline.base_model_prefix
     heads = {name for name, _ in outline.named_children()} - {base}
     tensors = _read(weights_dir, load_file, weights_dir / "model.safetensors")
-    own_head = [name for name in tensors if name.split(".")[0] in heads]
-    for name in own_head:
-        del tensors[name]
+    own = [name for name in tensors if name.split(".")[0] in heads]
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in own}
     model, info = _read(
         weights_dir, type(outline).from_pretrained, None, config=config,
         state_dict=tensors, dtype=torch.float32, output_loading_info=True,
         ignore_mismatched_sizes=True, **LOCAL, **extra,
     )  # fmt: skip
-    inner = {base, *(name for name, _ in getattr(outline, base).named_children())}
-    lost = [n for n in info["missing_keys"] if n.startswith(f"{base}.") and ".pooler." not in n]
-    left = [n for n in info["unexpected_keys"] if n.split(".")[0] in inner and "pooler." not in n]
-    misfit = [name for name, *_ in info["mismatched_keys"]]
-    if lost or left or misfit:
-        same = [n for n in info["unexpected_keys"] if lost and n.endswith(min(lost)[len(base) :])]
-        faults = (("lacks", lost), ("instead has", same), ("has a useless", left))
-        shown = [_some(verb, names) for verb, names in (*faults, ("has a misshapen", misfit))]
+    inner = [base, *(name for name, _ in getattr(outline, base).named_children())]
+    if faults := _faults(info, base, inner):
         raise UserError(
             f"{weights_dir}/model.safetensors does not fit the {config.model_type} of "
-            f"{tokenizer_dir}/config.json: it {', '.join(filter(None, shown))}. What is trained "
-            "would not be the pretrained encoder. Correct the model's entry in catalog.yaml."
+            f"{tokenizer_dir}/config.json: it {', '.join(faults)}. What is trained would not be "
+            "the pretrained encoder. Correct the model's entry in catalog.yaml."
         )
-    own_head += info["unexpected_keys"]
+    new, old = _parts(info["missing_keys"], base), _parts([*own, *info["unexpected_keys"]], base)
+    outputs = len(names) or 1
     print(
-        f"new head of {len(names) or 1} output(s): {_parts(info['missing_keys'], base)}; "
-        f"dropped from the checkpoint: {_parts(own_head, base) or 'nothing'}",
-        flush=True,
+        f"new head of {outputs} output(s): {new}; dropped from the checkpoint: {old or 'nothing'}"
     )
     return model  # type: ignore[no-any-return]
 
@@ -90,7 +82,7 @@ def load_finetuned(folder: Path) -> "PreTrainedModel":
     if wrong := [*info["missing_keys"], *info["unexpected_keys"]]:
         raise UserError(
             f"{folder}: only one of model.safetensors and config.json has {min(wrong)}. "
-            f"Delete {folder} and run `dvc checkout {folder}`."
+            f"Delete it and run `dvc checkout finetune@{folder.name}`."
         )
     return model.eval()  # type: ignore[no-any-return]
 
@@ -108,15 +100,22 @@ def _read(place: Path, load: Any, *arguments: Any, **options: Any) -> Any:
         if "can't allocate memory" in str(error) or out_of_space(error):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        output = f"finetune@{place.name}" if place.parent.name == "finetuned" else place
         raise UserError(
             f"{place} holds no model that can be read: {reason} "
-            f"Delete it and run `dvc checkout {place}`."
+            f"Delete it and run `dvc checkout {output}`."
         ) from error
 
 
-def _some(verb: str, names: Sequence[str]) -> str:
-    """`verb` and the first of the tensors, with their number; "" if there are none."""
-    return f"{verb} {min(names)}" + f" (of {len(names)})" * (len(names) > 1) if names else ""
+def _faults(info: dict[str, Any], base: str, inner: list[str]) -> list[str]:
+    """What is wrong with the tensors of the encoder, the first of each kind by name."""
+    lost = [n for n in info["missing_keys"] if n.startswith(f"{base}.") and ".pooler." not in n]
+    same = [n for n in info["unexpected_keys"] if lost and n.endswith(min(lost)[len(base) :])]
+    left = [n for n in info["unexpected_keys"] if n.split(".")[0] in inner and "pooler." not in n]
+    misfit = [name for name, *_ in info["mismatched_keys"]]
+    kinds = {"lacks": lost, "instead has": same, "has a useless": left, "has a misshapen": misfit}
+    count = {verb: f" (of {len(names)})" * (len(names) > 1) for verb, names in kinds.items()}
+    return [f"{verb} {min(names)}{count[verb]}" for verb, names in kinds.items() if names]
 
 
 def _parts(names: Iterable[str], base: str) -> str:

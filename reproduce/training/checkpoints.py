@@ -32,12 +32,10 @@ def root() -> Path:
 
 @contextlib.contextmanager
 def exclusive(checkpoints: Path) -> Iterator[None]:
-    """Hold this run for one process. The kernel frees the lock when the process ends, anyhow.
+    """Hold this run for one process; `UserError` if another holds it.
 
-    Killing dvc leaves its trainer alive; without the lock a second one would train beside it.
-
-    Raises:
-        UserError: another process holds it, or the file system has no locks.
+    Killing dvc leaves its trainer alive; without the lock a second one would train beside it. The
+    kernel frees the lock when the process ends, however it ends.
     """
     checkpoints.mkdir(parents=True, exist_ok=True)
     with checkpoints.with_name(checkpoints.name + ".lock").open("a+") as lock:
@@ -110,19 +108,13 @@ def newest_checkpoint(checkpoints: Path) -> Path | None:
         path = checkpoints / f"checkpoint-{step}"
         if is_complete(path):
             return path
-        print(
-            f"warning: {path} is half-written or damaged; passed over for the one before",
-            flush=True,
-        )
+        print(f"warning: {path} is half-written or damaged; passed over for the one before")
         shutil.rmtree(path)
     return None
 
 
 def place_files(source: Path, target: Path) -> None:
-    """Give `target` the files of `source`, each whole or not at all; other files there stay.
-
-    They are linked where the file system can, so that there is no second copy of them.
-    """
+    """Put the files of `source` into `target`, each whole; linked, not copied, where that goes."""
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.iterdir()):
         partial = target / f"{path.name}.partial"
@@ -148,10 +140,9 @@ def forget_finished(run: str, weights: Path) -> None:
 
 
 def check_disk(model: "PreTrainedModel", checkpoints: Path, model_out: Path) -> None:
-    """`UserError` before training if the disk cannot hold what will be written.
+    """`UserError` if the disk cannot hold three checkpoints (3 x the weights) and the model.
 
-    At the worst moment there are three checkpoints (weights and two moments of AdamW, 4 bytes
-    each), or two and the model.
+    One is written before the oldest of two is deleted.
     """
     weights = sum(parameter.numel() for parameter in model.parameters()) * 4
     for place, needed in ((checkpoints, 3 * 3 * weights), (model_out, weights)):

@@ -67,17 +67,13 @@ class Training:
             )
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.rate = torch.zeros((), device=self.device)
-        matrices = [p for p in self.parameters if p.ndim > 1]
-        vectors = [p for p in self.parameters if p.ndim <= 1]  # biases and norms do not decay
-        groups: list[dict[str, Any]] = [
-            {"params": matrices},
-            {"params": vectors, "weight_decay": 0.0},
+        decay = {True: recipe.weight_decay, False: 0.0}  # not of vectors: biases and norms
+        groups = [
+            {"params": [p for p in self.parameters if (p.ndim > 1) is matrix], "weight_decay": rate}
+            for matrix, rate in decay.items()
         ]
-        self.optimizer = torch.optim.AdamW(
-            groups,
-            lr=self.rate, weight_decay=recipe.weight_decay, fused=True,
-            capturable=self.device.type == "cuda",
-        )  # fmt: skip
+        cuda = self.device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(groups, lr=self.rate, fused=True, capturable=cuda)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.done = 0  # steps
         self.seconds, self.replayed = 0.0, 0  # spent so far; steps that were replayed
@@ -127,10 +123,11 @@ class Training:
             finite = torch.stack([p.detach().isfinite().all() for p in self.parameters]).all()
             step, what = (0 if finite else self.done), "a weight"
         if step:
+            peak = self.recipe.learning_rate
             raise UserError(
-                f"{what} is not a finite number at step {step} (learning rate "
-                f"{self.recipe.learning_rate}, {self.precision}). Use a smaller "
-                "finetune.learning_rate, or precision fp32; nothing was written."
+                f"{what} is not a finite number at step {step} (learning rate {peak}, "
+                f"{self.precision}): no output was changed. Use a smaller finetune.learning_rate, "
+                "or precision fp32."
             )
 
     def state(self) -> dict[str, Any]:

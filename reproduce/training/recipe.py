@@ -24,13 +24,11 @@ def read_recipe(model: str, params: dict[str, Any]) -> Finetune:
         params: the whole of params.yaml, as `read_yaml` gives it.
 
     Raises:
-        UserError: a section is missing, or a key or value of one is wrong.
+        UserError: a section is missing or has a wrong key or value.
     """
     merged = params.get("finetune")
     if not isinstance(merged, dict):
-        raise UserError(
-            f"{PARAMS}: section finetune is missing. Add it; the default file is in git."
-        )
+        raise UserError(f"{PARAMS}: section finetune is missing. Add it; the default is in git.")
     validate(Finetune, merged, f"{PARAMS}: finetune")
     for section, name in (("tasks", params.get("dataset")), ("overrides", model)):
         entries = params.get(section)
@@ -39,11 +37,10 @@ def read_recipe(model: str, params: dict[str, Any]) -> Finetune:
                 f"{PARAMS}: {section}.{name} is missing. "
                 f"Add `{name}: {{}}` under {section} if there is nothing to override."
             )
-        if unknown := sorted(set(entries[name]) - set(Finetune.model_fields)):
-            known = ", ".join(sorted(Finetune.model_fields))
-            raise UserError(
-                f"{PARAMS}: {section}.{name}.{unknown[0]}: unknown key. Known here: {known}."
-            )
+        known = sorted(Finetune.model_fields)
+        if unknown := sorted(set(entries[name]) - set(known)):
+            place = f"{PARAMS}: {section}.{name}.{unknown[0]}"
+            raise UserError(f"{place}: unknown key. Known here: {', '.join(known)}.")
         merged = {**merged, **entries[name]}
     place = f"{PARAMS}: finetune with tasks.{params['dataset']} and overrides.{model}"
     return validate(Finetune, merged, place)
@@ -78,8 +75,8 @@ def recipe_digest(recipe: dict[str, Any]) -> str:
 def checkpoint_key(facts: dict[str, Any], inputs: list[Path]) -> str:
     """A digest of all that decides the bits of a run: only an equal run goes on from a checkpoint.
 
-    On a CPU that includes the processor and the number of threads, which decide in what order
-    numbers are summed; on a GPU its name, the driver and the CUDA runtime instead.
+    That is on a CPU also its name and the number of threads (the order in which numbers are
+    summed), on a GPU its name, the driver and the CUDA runtime.
 
     Args:
         facts: `recipe`, `precision` and what `describe` of reproduce/machine.py gives.

@@ -1,14 +1,14 @@
 """Training steps on a GPU, recorded once a shape and replayed from then on (CUDA graphs).
 
-A step is some 670 small kernels. To launch them one by one takes several times as long as to
-compute them; a recorded step is launched as a whole. It gives the same bits: the same kernels, and
-PyTorch's generator advances by as much.
+A step is some 670 small kernels, and launching them takes several times as long as computing them.
+A recorded step is launched as a whole. It gives the same bits: the same kernels, and PyTorch's
+generator advances by as much.
 
-How it works (PyTorch's notes on CUDA semantics, "CUDA Graphs"): the first step of a shape is an
-ordinary one, which warms up what kernels allocate at their first call. When the shape comes again
-the step is recorded, which computes nothing, and replayed, which does. What a step reads and writes
-lies at fixed addresses: weights, moments, the data, the rows of the batch. All that lives only
-within a step shares one pool of memory, so every shape more costs little.
+The first step of a shape is an ordinary one: it warms up what kernels allocate at their first call.
+When the shape comes again the step is recorded, which computes nothing, and replayed. What it reads
+and writes lies at fixed addresses (weights, moments, data, rows of the batch); what lives only
+within a step shares one pool of memory, so that a shape more costs little.
+(PyTorch's notes on CUDA semantics, "CUDA Graphs".)
 """
 
 import contextlib
