@@ -12,6 +12,7 @@ from reproduce.report.analysis import BINS, by_kind, by_length, share
 from reproduce.report.charts import Dot, Dots
 from reproduce.report.facts import Facts, Model
 from reproduce.report.wording import LANGUAGES, TEXTS, Wording
+from reproduce.verdict.runs import ABSENT
 
 PAGES = ("report", "slides")
 VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not run")
@@ -294,8 +295,10 @@ def environment_texts(facts: Facts, say: Wording) -> list[str]:
 
 def limits(facts: Facts, task: str, say: Wording) -> list[str]:
     """What these pages cannot say."""
-    missing = sum(len(model.missing) for model in facts.models)
-    asked = missing + sum(len(model.runs) for model in facts.models)
-    texts = [say("limit_missing", part=missing, all=asked)] if missing else []
+    missing = [run for model in facts.models for run in model.missing]
+    asked = len(missing) + sum(len(model.runs) for model in facts.models)
+    texts = [say("limit_missing", part=len(missing), all=asked)] if missing else []
+    texts += [f"{run.name}: {say('not_run')} ({say(run.why)})" for run in missing
+              if run.why != ABSENT]  # fmt: skip
     keys = ("limit_seeds", "limit_same", "limit_pins")
     return [*texts, say("limit_task", task=task), *map(say, keys)]
