@@ -125,14 +125,14 @@ HEAD = f"""# How often the verdicts are wrong
 
 Written by `python -m benchmarks.verdicts`. {STUDIES:,} simulated studies a cell: how many in a
 hundred are *reproduced / not reproduced*; the rest is inconclusive. A column is the true
-difference, in points by which we are lower than the article; a row the number of our seeds and the
-standard deviation over seeds, in points. At a difference of 1, the margin, neither verdict is right
-and each has its 5 and 2.5 in a hundred. A spread of 1 point decides little, with any number of our
+difference, in points by which we are lower than the article; a row the number of our seeds and
+their standard deviation in points. At a difference of 1, the margin, neither verdict is right and
+they have their 5 and 2.5 in a hundred. A spread of 1 point decides little, with any number of our
 seeds: the article's own five spread too much."""
-FOOT = f"""{PAIRED_STUDIES} studies a cell. This interval answers another question, what other sentences would
-change; at 95 % it covered the true ratio in at least {{}} % of the studies. Ours and the article's
-numbers are on the same sentences, so as a rule it decides too rarely. The report prints it as
-information, beside the verdict."""
+FOOT = f"""{PAIRED_STUDIES} studies a cell. This interval answers another question, what other
+sentences would change; at 95 % it covered the true ratio in at least {{}} % of the studies. Ours
+and the article's numbers are on the same sentences, so as a rule it decides too rarely. The report
+prints it as information, beside the verdict."""
 
 
 if __name__ == "__main__":

@@ -10,16 +10,17 @@ import argparse
 import csv
 import io
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from reproduce.command import go_offline, run_command
 from reproduce.files import read_json, write_json, write_text
 from reproduce.inputs.catalog import read_dataset
-from reproduce.params import PARAMS, Compare, read_experiment, read_section, read_yaml
+from reproduce.params import PARAMS, Compare, read_section, read_yaml
 from reproduce.verdict.claims import judge
-from reproduce.verdict.evidence import Evidence, sentence_interval
-from reproduce.verdict.published import LANGUAGES, Published, in_language, read_published
+from reproduce.verdict.evidence import Evidence
+from reproduce.verdict.published import LANGUAGES, in_language, read_published
 from reproduce.verdict.runs import NotRun, done, read_runs, split_of
 from reproduce.verdict.statistics import NOT_RUN, REPRODUCED
 from reproduce.verdict.tables import results
@@ -35,38 +36,39 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
     go_offline()
-    experiment, published = read_experiment(), read_published()
     evidence = gather(read_yaml(PARAMS), read_section("compare", Compare))
-    claims = judge(evidence, published)
+    claims, published = judge(evidence), evidence.published
     accuracy = summarize(evidence, claims)
     write_json(METRICS / "claims.json", claims)
     write_json(METRICS / "accuracy.json", accuracy)
     for language in LANGUAGES:
         medians = medians_text(evidence, language)
         write_text(RESULTS[language], results(claims, medians, published, language))
-    write_text(PLOTS / "score_by_seed.csv", scores_csv(evidence, published))
+    write_text(PLOTS / "score_by_seed.csv", scores_csv(evidence))
     write_text(PLOTS / "loss.csv", loss_csv(evidence))
     write_text(PLOTS / "confusion.csv", confusion_csv(evidence))
     for missing in claims["not_run"]:
         if missing["detail"]:
             print(f"{missing['run']}: not run ({missing['why']}): {missing['detail']}")
+    ran, asked = len(list(done(evidence.runs))), sum(map(len, evidence.runs.values()))
     medians = medians_text(evidence, "en") or "no run"
-    asked = len(experiment.models) * len(experiment.seeds)
-    print(f"metrics/accuracy.json: {len(list(done(evidence.runs)))} of {asked} runs, {medians}. "
+    print(f"metrics/accuracy.json: {ran} of {asked} runs, {medians}. "
           f"metrics/claims.json: {', '.join(accuracy['verdicts'])}")  # fmt: skip
 
 
 def gather(params: dict[str, Any], settings: Compare) -> Evidence:
     """All that the verdicts rest on."""
     speed = read_json(SPEED, "Run `dvc repro -f -s benchmark`.") if SPEED.exists() else None
-    metric = read_dataset(params["dataset"]).metrics[0]
-    return Evidence(params["dataset"], split_of(params), metric, read_runs(params), speed, settings)
+    dataset, published = params["dataset"], read_published()
+    metric = read_dataset(dataset).metrics[0]
+    runs, split = read_runs(params), split_of(params)
+    return Evidence(dataset, split, metric, runs, speed, settings, published)
 
 
 def summarize(evidence: Evidence, claims: dict[str, Any]) -> dict[str, Any]:
     """All of metrics/accuracy.json. DVC makes a column of each number and text, of lists none.
 
-    A model's name is no name of another column, which has a space in it.
+    A key has a space in it where it is no model's name.
     """
     columns: dict[str, Any] = {}
     scores = []
@@ -75,11 +77,8 @@ def summarize(evidence: Evidence, claims: dict[str, Any]) -> dict[str, Any]:
         columns[model] = round(statistics.median(found.values()), 2) if found else NOT_RUN
         for seed, run in by_seed.items():
             value = str(run) if isinstance(run, NotRun) else "not defined"
-            scores.append(
-                f"{model}-{seed}: {found[seed]:.2f}"
-                if seed in found
-                else f"{model}-{seed}: {value}"
-            )
+            value = f"{found[seed]:.2f}" if seed in found else value
+            scores.append(f"{model}-{seed}: {value}")
     verdicts = {name: claim["verdict"] for name, claim in claims["claims"].items()}
     reproduced = sum(verdict == REPRODUCED for verdict in verdicts.values())
     student = (evidence.speed or {"models": {}})["models"].get(evidence.settings.student, {})
@@ -95,31 +94,28 @@ def summarize(evidence: Evidence, claims: dict[str, Any]) -> dict[str, Any]:
 
 def medians_text(evidence: Evidence, language: str) -> str:
     """The models' medians in a line: bert 92.55 (5 seeds)."""
-    seeds = {"en": ("seed", "seeds"), "pt": ("semente", "sementes")}[language]
+    seeds = evidence.published.say("seeds")[language]
     parts = []
     for model in evidence.runs:
         if scores := evidence.scores(model):
             median = in_language(statistics.median(scores.values()), language)
             kinds = sorted({run.device for run in evidence.of_model(model).values()})
-            mixed = f", {' + '.join(kinds)}" if kinds[1:] else ""
-            parts.append(f"{model} {median} ({len(scores)} {seeds[len(scores) > 1]}{mixed})")
+            devices = f", {' + '.join(kinds)}" if kinds[1:] else ""
+            parts.append(f"{model} {median} ({len(scores)} {seeds}{devices})")
     return ", ".join(parts)
 
 
 # --- what `dvc plots show` draws, one chart a file ------------------------------------------------
 
 
-def scores_csv(evidence: Evidence, published: Published) -> str:
+def scores_csv(evidence: Evidence) -> str:
     """A line a run: its score times 100, its interval over sentences, what was published."""
     rows: list[list[Any]] = [["model", "seed", "score", "low", "high", "published"]]
     for model, by_seed in evidence.runs.items():
-        row = published.row(model, evidence.dataset, evidence.split)
+        row = evidence.published.row(model, evidence.dataset, evidence.split)
         for seed, score in evidence.scores(model).items():
-            alone = Evidence(
-                evidence.dataset, evidence.split, evidence.metric, {model: {seed: by_seed[seed]}},
-                None, evidence.settings,
-            )  # fmt: skip
-            interval = sentence_interval(alone, model) or ("", "")
+            alone = replace(evidence, runs={model: {seed: by_seed[seed]}})
+            interval = alone.sentence_interval(model) or ("", "")
             numbers = (score, *interval, row.score if row else "")
             rows.append([model, seed, *(n if n == "" else f"{n:.2f}" for n in numbers)])
     return _csv(rows)

@@ -45,28 +45,18 @@ def main() -> None:
     about, environment = read_about(), read_environment(name)
     _, labels = read_tsv(VALIDATION, about.label_values, about.columns)
     go_offline()
-    parts = [predict_part(folder, arguments.model, SPLITS[0], params.batch_size)]
-    if (TOKENIZED / arguments.model / f"{SPLITS[1]}.parquet").is_file():
-        parts.append(predict_part(folder, arguments.model, SPLITS[1], params.batch_size))
+    splits = [s for s in SPLITS if (TOKENIZED / arguments.model / f"{s}.parquet").is_file()]
+    parts = [predict_part(folder, arguments.model, s, params.batch_size) for s in splits or SPLITS]
     # Numbers are float32 in data/tokenized; the metrics are about those of data/raw.
     if [f"{label:.3f}" for label in labels] != [f"{label:.3f}" for label in parts[0].labels]:
         raise UserError(
             "data/raw and data/tokenized hold other sentences. Run `dvc repro tokenize`."
         )
-    run = Run(
-        arguments.model,
-        arguments.seed,
-        environment["recipe"],
-        about.dataset,
-        about.validation,
-        about.metrics,
-        about.labels,
-        environment["device"],
-        environment["precision"],
-        hashlib.sha256(VALIDATION.read_bytes()).hexdigest(),
-        Part(as_labels(labels, about.labels), parts[0].logits),
-        parts[1] if parts[1:] else None,
-    )
+    sentences = hashlib.sha256(VALIDATION.read_bytes()).hexdigest()
+    run = Run(arguments.model, arguments.seed, environment["recipe"], about.dataset,
+              about.validation, about.metrics, about.labels, environment["device"],
+              environment["precision"], sentences,
+              Part(as_labels(labels, about.labels), parts[0].logits), *parts[1:])  # fmt: skip
     path = write_run(run)
     # Out of DVC's cache into git, for people: as an output of finetune it could not be both.
     write_text(Path(f"curves/{name}.tsv"), (folder / "loss.tsv").read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ from pathlib import Path
 from reproduce.command import run_command
 from reproduce.files import UserError, write_json
 from reproduce.inputs.canonical import canonical_tsv
-from reproduce.inputs.catalog import read_model, read_pinned_dataset
+from reproduce.inputs.catalog import read_dataset, read_model
 from reproduce.inputs.fetch import fetch
 from reproduce.inputs.sentences import read_tsv
 from reproduce.inputs.tokenizer import load_tokenizer
@@ -35,26 +35,17 @@ def main() -> None:
         texts, labels = download_sentences(reference, Path(scratch) / "dataset")
         correct = count_correct(reference, Path(scratch) / "model", texts, labels)
     apart = abs(correct - reference.correct)
-    names = [str(source) for source in reference.sources]
-    write_json(
-        RESULT,
-        {
-            "checkpoint": names[0],
-            "dataset": reference.dataset,
-            "sentences": len(texts),
-            "correct": correct,
-            "published": reference.correct,
-            "apart": apart,
-            "source": reference.source,
-        },
-    )
+    result = {"checkpoint": str(reference.sources[0]), "dataset": reference.dataset,
+              "sentences": len(texts), "correct": correct, "published": reference.correct,
+              "apart": apart, "source": reference.source}  # fmt: skip
+    write_json(RESULT, result)
     verdict = "equal" if not apart else f"{apart} sentence(s) apart"
     print(f"{RESULT}: right on {correct} of {len(texts)}, published {reference.correct}: {verdict}")
 
 
 def download_sentences(reference: Reference, folder: Path) -> tuple[list[str], list[float]]:
     """The validation sentences and their labels, in the canonical form."""
-    dataset = read_pinned_dataset(reference.dataset)
+    dataset = read_dataset(reference.dataset)
     split = dataset.validation
     fetch("dataset", dataset.sources, {split.file: dataset.pins()[split.file]}, folder)
     file = folder / "validation.tsv"

@@ -14,7 +14,7 @@ from conftest import ROOT, load_yaml
 from reproduce.files import UserError
 from reproduce.params import Compare, read_yaml, validate
 from reproduce.verdict.claims import judge, majority_class, paired
-from reproduce.verdict.evidence import Evidence, sentence_interval
+from reproduce.verdict.evidence import Evidence
 from reproduce.verdict.published import Published, read_published
 from reproduce.verdict.runs import NotRun, Part, Run
 from reproduce.verdict.statistics import wilson
@@ -27,7 +27,7 @@ SETTINGS = {
 COMPARE = validate(Compare, SETTINGS, "params.yaml: compare")
 SEEDS, N = (1, 2, 3, 4, 5), 872
 BERT = [806, 808, 809, 810, 807]  # of 872 right; the median, 808, is 92.66 %
-SPEED = {
+SPEED: dict[str, dict[str, Any]] = {
     "bert": {"parameters_encoder": 109_482_240, "seconds_by_pass": [60.0, 61.0, 62.0]},
     "distilbert": {"parameters_encoder": 66_362_880, "seconds_by_pass": [30.0, 31.0, 30.5]},
 }
@@ -53,11 +53,11 @@ def evidence(
             logits = np.eye(2, dtype=np.float32)[answers]
             runs[model][seed] = one_run(model, seed, labels, logits, metric, device(seed))
     measured = {"models": speed} if speed else None
-    return Evidence(dataset, split, metric, runs, measured, COMPARE)
+    return Evidence(dataset, split, metric, runs, measured, COMPARE, PUBLISHED)
 
 
 def claim(name: str, *arguments: Any, **keywords: Any) -> dict[str, Any]:
-    found: dict[str, Any] = judge(evidence(*arguments, **keywords), PUBLISHED)["claims"][name]
+    found: dict[str, Any] = judge(evidence(*arguments, **keywords))["claims"][name]
     return found
 
 
@@ -174,10 +174,15 @@ def test_seeds_of_two_kinds_of_device_are_named() -> None:
 def test_a_score_that_is_not_defined_is_no_score() -> None:
     """A correlation of answers that are all equal."""
     labels = np.linspace(0, 5, 20)
-    runs = {s: one_run("distilbert", s, labels, np.ones((20, 1)), "pearson", "cpu") for s in SEEDS}
+    equal = np.ones((20, 1))
+    runs: dict[int, Run | NotRun] = {}
+    for seed in SEEDS:
+        runs[seed] = one_run("distilbert", seed, labels, equal, "pearson", "cpu")
     runs[1] = one_run("distilbert", 1, labels, labels[:, None], "pearson", "cpu")
-    given = Evidence("stsb", "validation", "pearson", {"distilbert": runs}, None, COMPARE)
-    found = judge(given, PUBLISHED)["claims"]["distilbert_accuracy"]
+    given = Evidence(
+        "stsb", "validation", "pearson", {"distilbert": runs}, None, COMPARE, PUBLISHED
+    )
+    found = judge(given)["claims"]["distilbert_accuracy"]
     assert found["by_repetition"] == {"1": 100.0, **{str(seed): "not run" for seed in SEEDS[1:]}}
     assert "distilbert-2, distilbert-3, distilbert-4, distilbert-5: pearson is not defined" in said(
         found
@@ -197,7 +202,7 @@ def test_a_score_that_is_not_defined_is_no_score() -> None:
 )
 @pytest.mark.filterwarnings("error")
 def test_there_is_a_verdict_on_next_to_nothing(given: Evidence) -> None:
-    json.dumps(judge(given, PUBLISHED), allow_nan=False)
+    json.dumps(judge(given), allow_nan=False)
 
 
 # --- retention -----------------------------------------------------------------------------------
@@ -282,8 +287,8 @@ def test_what_no_stage_measures_is_not_run(name: str) -> None:
 
 
 def test_every_claim_is_always_there_with_the_same_keys() -> None:
-    found = judge(evidence(), PUBLISHED)["claims"]
-    full = judge(evidence(speed=SPEED, distilbert=BERT, bert=BERT), PUBLISHED)["claims"]
+    found = judge(evidence())["claims"]
+    full = judge(evidence(speed=SPEED, distilbert=BERT, bert=BERT))["claims"]
     assert list(found) == list(full) == list(PUBLISHED.claims)
     assert {entry["verdict"] for entry in found.values()} == {"not run"}
     assert len({tuple(sorted(entry)) for entry in [*found.values(), *full.values()]}) == 1
@@ -293,7 +298,7 @@ def test_every_claim_is_always_there_with_the_same_keys() -> None:
     ("dataset", "split"), [("pocket", "validation"), ("sst2", "held out of train")]
 )
 def test_a_claim_on_scores_that_were_not_published_does_not_apply(dataset: str, split: str) -> None:
-    found = judge(evidence(dataset=dataset, split=split, distilbert=BERT), PUBLISHED)
+    found = judge(evidence(dataset=dataset, split=split, distilbert=BERT))
     assert list(found["claims"]) == ["retention_glue", "parameters", "speed", "size"]
 
 
@@ -312,14 +317,14 @@ def test_the_majority_class_is_counted_from_the_labels() -> None:
 
 def test_a_run_s_own_interval_is_wilson_s() -> None:
     low, high = wilson(808, N, 0.95)
-    assert sentence_interval(evidence(bert=[808]), "bert") == (100 * low, 100 * high)
+    assert evidence(bert=[808]).sentence_interval("bert") == (100 * low, 100 * high)
 
 
 def test_another_confidence_is_another_rule() -> None:
     given = replace(
         evidence(distilbert=BERT), settings=COMPARE.model_copy(update={"confidence": 0.9})
     )
-    found = judge(given, PUBLISHED)["claims"]["distilbert_accuracy"]
+    found = judge(given)["claims"]["distilbert_accuracy"]
     assert "the 80 % interval" in found["rule_text"]["en"]
 
 

@@ -132,8 +132,8 @@ def test_no_table_that_a_stage_writes_for_each_run_is_a_chart() -> None:
     assert outputs and all(name.endswith(".json") for name in outputs)
 
 
-def change(**sections: Any) -> Callable[[Any], None]:
-    return lambda params: [params[name].update(new) for name, new in sections.items()] and None
+def change(**sections: Any) -> Callable[[Any], object]:
+    return lambda params: [params[name].update(new) for name, new in sections.items()]
 
 
 def test_runs_of_two_recipes_are_not_one_study(

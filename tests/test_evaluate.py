@@ -123,7 +123,7 @@ def project(tmp_path: Path, tiny_model: Path) -> Path:
     (tmp_path / "data/raw").mkdir(parents=True)
     (tmp_path / "data/raw/validation.tsv").write_text("\n".join([*lines, ""]), encoding="utf-8")
     (tmp_path / "params.yaml").write_text("evaluate: {batch_size: 3}\n")
-    tokenizer = AutoTokenizer.from_pretrained(str(tiny_model))
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(tiny_model))
     (tmp_path / "data/tokenized/tiny").mkdir(parents=True)
     split = tokenize_split(tokenizer, texts, list(map(int, labels)), NAMES[:2], 32)
     split.to_parquet(str(tmp_path / "data/tokenized/tiny/validation.parquet"))

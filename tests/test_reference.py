@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from conftest import ROOT, dump_yaml, load_yaml, pin
-from hub import COMMIT, serving
+from hub import COMMIT, face, serving
 from reproduce.files import UserError
 
 SOURCE = "test-org/finetuned"
@@ -87,9 +87,7 @@ def run(project: Path, hub: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, A
 
     monkeypatch.chdir(project)
     monkeypatch.setattr(os, "environ", os.environ.copy())
-    monkeypatch.setenv("HF_ENDPOINT", hub)
-    monkeypatch.setenv("HF_HOME", str(project.parent / "home"))
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub)
+    face(monkeypatch, hub, project.parent)
     monkeypatch.setattr(sys, "argv", ["reference"])
     main()
     result: dict[str, Any] = json.loads(RESULT.read_text())

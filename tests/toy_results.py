@@ -92,10 +92,9 @@ def toy_results(
             share = wrong * (1 + 0.3 * rank)
             for seed in seeds:
                 logits = toy_logits(labels, len(dataset["labels"]), share, f"{model} {seed}")
-                facts = {"metrics": tuple(dataset["metrics"]), "labels": tuple(dataset["labels"])}
                 run = Run(model, seed, recipe_of(settings, model, seed), settings["dataset"],
-                          split_of(settings), **facts, device=device(model, seed), precision="fp32",
-                          sentences="0" * 64, validation=Part(labels, logits))  # fmt: skip
+                          split_of(settings), tuple(dataset["metrics"]), tuple(dataset["labels"]),
+                          device(model, seed), "fp32", "0" * 64, Part(labels, logits))  # fmt: skip
                 write_run(run)
                 write_beside(run)
             if seeds[:1] == settings["seeds"][:1]:

@@ -9,8 +9,8 @@ others are always there.
 from typing import Any
 
 from reproduce.verdict.evidence import MEASURES, Evidence, Measured
-from reproduce.verdict.published import Claim, Published
-from reproduce.verdict.runs import Run
+from reproduce.verdict.published import Claim
+from reproduce.verdict.runs import NotRun, done
 from reproduce.verdict.statistics import (
     INCONCLUSIVE,
     NOT_REPRODUCED,
@@ -24,48 +24,36 @@ from reproduce.verdict.statistics import (
 MOST_SEEDS = 1000  # more than that counts as "no number of seeds"
 
 
-def judge(evidence: Evidence, published: Published) -> dict[str, Any]:
+def judge(evidence: Evidence) -> dict[str, Any]:
     """All of metrics/claims.json."""
     claims = {}
-    for name, claim in published.claims.items():
-        if (measured := MEASURES[claim.measures](claim, evidence, published)) is not None:
-            claims[name] = _entry(claim, measured, evidence, published)
-    labels = evidence.labels
+    for name, claim in evidence.published.claims.items():
+        if (measured := MEASURES[claim.measures](claim, evidence)) is not None:
+            claims[name] = _entry(claim, measured, evidence)
+    missing = [r for by_seed in evidence.runs.values() for r in by_seed.values()]
     return {
         "dataset": evidence.dataset,
         "split": evidence.split,
         "metric": evidence.metric,
-        "sentences": NOT_RUN if labels is None else len(labels),
+        "sentences": NOT_RUN if evidence.labels is None else len(evidence.labels),
         "confidence": evidence.settings.confidence,
         "claims": claims,
         "paired": paired(evidence),
         "majority_class": majority_class(evidence),
         "not_run": [
             {"run": run.name, "why": run.why, "detail": run.detail}
-            for by_seed in evidence.runs.values()
-            for run in by_seed.values()
-            if not isinstance(run, Run)
-        ],
-        "context": [
-            row.model_dump(exclude_none=True, exclude={"dataset", "model", "parameters"})
-            for row in published.results
-            if row.dataset == evidence.dataset
+            for run in missing
+            if isinstance(run, NotRun)
         ],
     }
 
 
-# --- the verdict ---------------------------------------------------------------------------------
-
-
-def _entry(
-    claim: Claim, measured: Measured, evidence: Evidence, published: Published
-) -> dict[str, Any]:
+def _entry(claim: Claim, measured: Measured, evidence: Evidence) -> dict[str, Any]:
     """One entry of `claims`. Every key is always there, null where there is no such thing."""
     digits = 3 if claim.unit == "ratio" else 2
     margin, value = claim.margin_on(evidence.dataset) or 0.0, measured.value
-    verdict, remarks = decide(claim, measured, margin, evidence, published)
-    title = published.titles.get(evidence.dataset, evidence.dataset)
-    notes = [claim.note.fill()] if claim.note else []
+    verdict, remarks = decide(claim, measured, margin, evidence)
+    title = evidence.published.titles.get(evidence.dataset, evidence.dataset)
     return {
         "statement": claim.statement.fill(published=measured.published, task=title),
         "models": list(claim.models),
@@ -75,8 +63,8 @@ def _entry(
         "measured": NOT_RUN if value is None else round(value, digits),
         "difference": NOT_RUN if value is None else round(value - measured.published, digits),
         "verdict": verdict,
-        "rule": claim.rule if claim.measures != "nothing" else "nothing",
-        "rule_text": rule_text(claim, measured, margin, evidence, published),
+        "rule": "nothing" if claim.measures == "nothing" else claim.rule,
+        "rule_text": _rule_text(claim, measured, margin, evidence),
         "margin": margin,
         "interval": _interval_used(claim, measured, margin, evidence.settings.confidence),
         "interval_sentences": _rounded(measured.over_sentences),
@@ -84,15 +72,16 @@ def _entry(
         "by_repetition": measured.by_repetition,
         "done": measured.repeated,
         "requested": len(measured.by_repetition),
-        "remarks": [*remarks, *measured.remarks, *notes],
+        "remarks": [*remarks, *measured.remarks, *([claim.note.fill()] if claim.note else [])],
         "files": ["published.yaml", *measured.files],
     }
 
 
 def decide(
-    claim: Claim, measured: Measured, margin: float, evidence: Evidence, published: Published
+    claim: Claim, measured: Measured, margin: float, evidence: Evidence
 ) -> tuple[str, list[dict[str, str]]]:
     """The verdict on a claim; if it is inconclusive, what would decide, in sentences."""
+    say, confidence = evidence.published.say, evidence.settings.confidence
     if measured.value is None:
         return NOT_RUN, []
     if claim.rule == "exact":
@@ -100,12 +89,11 @@ def decide(
         return REPRODUCED if near else NOT_REPRODUCED, []
     if not measured.comparable:
         return INCONCLUSIVE, []
-    words, remarks, confidence = published.words, [], evidence.settings.confidence
-    repetitions = words[measured.repetitions or "seeds"].fill()
-    if missing := max(0, measured.required - measured.repeated):
-        remarks.append(words["too_few"].fill(
-            done=measured.repeated, seeds=measured.required, repetitions=repetitions
-        ))  # fmt: skip
+    remarks, repetitions = [], say(measured.repetitions or "")
+    missing, seeds = max(0, measured.required - measured.repeated), measured.required
+    if missing:
+        text = say("too_few", done=measured.repeated, seeds=seeds, repetitions=repetitions)
+        remarks.append(text)
         if measured.repeated < 2:
             return INCONCLUSIVE, remarks
     else:
@@ -114,11 +102,10 @@ def decide(
             return verdict, []
     found = what_decides(claim.rule, measured, margin, confidence, max(1, missing))
     if found:
-        verdict_then = words[found[1]].fill()
-        text = words["more"].fill(more=found[0], repetitions=repetitions, verdict=verdict_then)
-        remarks.append(text)
+        more, then = found[0], say(found[1])
+        remarks.append(say("more", more=more, repetitions=repetitions, verdict=then))
     elif measured.published_seeds:
-        remarks.append(words["never"].fill(seeds=measured.published_seeds))
+        remarks.append(say("never", seeds=measured.published_seeds))
     return INCONCLUSIVE, remarks
 
 
@@ -137,20 +124,17 @@ def what_decides(
     return (int(more[decided[0]]), str(verdicts[decided[0]])) if len(decided) else None
 
 
-def rule_text(
-    claim: Claim, measured: Measured, margin: float, evidence: Evidence, published: Published
+def _rule_text(
+    claim: Claim, measured: Measured, margin: float, evidence: Evidence
 ) -> dict[str, str]:
     """The rule in words, with its numbers."""
+    say, confidence = evidence.published.say, evidence.settings.confidence
     if claim.measures == "nothing":
-        return published.words["rule_nothing"].fill()
-    confidence = evidence.settings.confidence
-    return published.words[f"rule_{claim.rule.replace(' ', '_')}"].fill(
-        margin=margin,
-        seeds=measured.required,
-        repetitions=published.words[measured.repetitions or "seeds"].fill(),
-        wide=100 * confidence,
-        narrow=100 * (2 * confidence - 1),
-    )
+        return say("rule_nothing")
+    numbers = {"narrow": 100 * (2 * confidence - 1), "wide": 100 * confidence, "margin": margin}
+    repetitions = say(measured.repetitions or "seeds")
+    key = f"rule_{claim.rule.replace(' ', '_')}"
+    return say(key, seeds=measured.required, repetitions=repetitions, **numbers)
 
 
 def _interval_used(
@@ -171,22 +155,18 @@ def _interval_used(
     return ends | {"percent": round(100 * level, 6)}
 
 
-# --- the two models on the same sentences --------------------------------------------------------
-
-
 def paired(evidence: Evidence) -> dict[str, Any]:
     """The student against the teacher on the same sentences.
 
     McNemar's test of each seed that both have, where the metric is accuracy; and the ratio of their
     median scores in percent, with its interval over sentences and seeds.
     """
-    models = (evidence.settings.student, evidence.settings.teacher)
+    models, labels = (evidence.settings.student, evidence.settings.teacher), evidence.labels
     first, second = (evidence.of_model(model) for model in models)
     tests: dict[str, Any] = {}
-    labels = evidence.labels
     for seed in evidence.runs.get(models[0], {}) if evidence.metric == "accuracy" else ():
         tests[str(seed)] = NOT_RUN
-        if labels is not None and seed in first and seed in second:
+        if seed in first and seed in second:
             right = [run[seed].validation.predicted == labels for run in (first, second)]
             test = mcnemar(*right)
             tests[str(seed)] = test | {"p": float(f"{test['p']:.4g}")}
@@ -204,7 +184,7 @@ def majority_class(evidence: Evidence) -> dict[str, Any] | str | None:
     """What always answering the most frequent label would score; None where labels are numbers."""
     import numpy as np
 
-    run = next((run for model in evidence.runs for run in evidence.of_model(model).values()), None)
+    run = next(done(evidence.runs), None)
     if run is None:
         return NOT_RUN
     if not run.labels:

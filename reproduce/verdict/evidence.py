@@ -22,12 +22,10 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-Sentence = dict[str, str]  # by language
-
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was measured, as far as it was run. Scores are times 100."""
+    """What was published and what was measured, as far as it was run. Scores are times 100."""
 
     dataset: str
     split: str
@@ -35,6 +33,7 @@ class Evidence:
     runs: Runs
     speed: dict[str, Any] | None  # metrics/speed.json
     settings: Compare
+    published: Published
 
     def of_model(self, model: str) -> dict[int, Run]:
         """The runs of a model that have a result."""
@@ -45,12 +44,6 @@ class Evidence:
         """The scores of a model by seed, where they are defined."""
         found = {seed: run.score for seed, run in self.of_model(model).items()}
         return {seed: score for seed, score in found.items() if score is not None}
-
-    def predicted(self, model: str) -> "Array":
-        """The predictions of a model, shape (seeds, sentences)."""
-        import numpy as np
-
-        return np.stack([run.validation.predicted for run in self.of_model(model).values()])
 
     @property
     def labels(self) -> "Array | None":
@@ -66,11 +59,27 @@ class Evidence:
 
     def bootstrap(self, *models: str) -> Interval | None:
         """Interval times 100 over sentences: of a model's median score, or of a ratio of two."""
+        import numpy as np
+
         if (labels := self.labels) is None or not all(map(self.scores, models)):
             return None
-        settings, predicted = self.settings, [self.predicted(model) for model in models]
-        options = (settings.confidence, settings.bootstrap.resamples, settings.bootstrap.seed)
-        return _percent(bootstrap(self.metric, labels, predicted, *options))
+        runs = [self.of_model(model).values() for model in models]
+        predicted = [np.stack([run.validation.predicted for run in of_one]) for of_one in runs]
+        options = self.settings.bootstrap
+        return _percent(bootstrap(self.metric, labels, predicted, self.settings.confidence,
+                                  options.resamples, options.seed))  # fmt: skip
+
+    def sentence_interval(self, model: str) -> Interval | None:
+        """Interval over sentences of a model's median score, times 100.
+
+        Accuracy: Wilson's, of the median run (an even number of runs: of their middle, to a whole
+        sentence). Other metrics: bootstrap.
+        """
+        if self.metric != "accuracy":
+            return self.bootstrap(model)
+        measured = [run.measured for run in self.of_model(model).values()]
+        correct = round(statistics.median(run["correct"] for run in measured))
+        return _percent(wilson(correct, measured[0]["n"], self.settings.confidence))
 
 
 @dataclass
@@ -86,7 +95,7 @@ class Measured:
     required: int = 2  # so many repetitions at least
     over_sentences: Interval | None = None  # of the value
     comparable: bool = True  # the published metric is the measured one
-    remarks: list[Sentence] = field(default_factory=list)
+    remarks: list[dict[str, str]] = field(default_factory=list)  # each by language
     files: list[str] = field(default_factory=list)
 
     @property
@@ -102,158 +111,128 @@ class Measured:
         """
         import numpy as np
 
-        means = [statistics.fmean(sample) for sample in self.samples]
-        deviations = [statistics.stdev(sample) for sample in self.samples]
+        means, deviations = (
+            [function(sample) for sample in self.samples]
+            for function in (statistics.fmean, statistics.stdev)
+        )
         counts = np.array([len(sample) for sample in self.samples]) + more
         return difference_over_seeds(
             means, deviations, counts, self.published, self.published_seeds
         )
 
 
-# --- what each kind of claim measures ------------------------------------------------------------
-
-
-def score(claim: Claim, evidence: Evidence, published: Published) -> Measured | None:
+def score(claim: Claim, evidence: Evidence) -> Measured | None:
     """The median score of the seeds."""
     model = claim.models[0]
-    row = published.row(model, evidence.dataset, evidence.split)
+    row = evidence.published.row(model, evidence.dataset, evidence.split)
     if row is None:
         return None
-    values = evidence.scores(model)
-    measured = _measured_runs(claim, evidence, published, [row], row.score)
+    measured = _of_runs(claim, evidence, [row], row.score)
     measured.repetitions = "seeds"
-    if values:
-        measured.value = statistics.median(values.values())
-        measured.over_sentences = sentence_interval(evidence, model)
+    if measured.samples[0]:
+        measured.value = statistics.median(measured.samples[0])
+        measured.over_sentences = evidence.sentence_interval(model)
+    if row.note:
+        measured.remarks.append(row.note.fill())
     return measured
 
 
-def retention(claim: Claim, evidence: Evidence, published: Published) -> Measured | None:
+def retention(claim: Claim, evidence: Evidence) -> Measured | None:
     """The student's score in percent of the teacher's: of their medians."""
-    rows = [published.row(model, evidence.dataset, evidence.split) for model in claim.models]
-    if rows[0] is None or rows[1] is None:
+    found = (evidence.published.row(m, evidence.dataset, evidence.split) for m in claim.models)
+    rows = [row for row in found if row]
+    if len(rows) < 2:
         return None
-    ratio = round(100 * rows[0].score / rows[1].score, 2)
-    measured = _measured_runs(claim, evidence, published, [rows[0], rows[1]], ratio)
+    measured = _of_runs(claim, evidence, rows, round(100 * rows[0].score / rows[1].score, 2))
     measured.repetitions = "seeds of each model"
     measured.value = evidence.ratio_of_medians(*claim.models)
-    if measured.value is not None:
-        measured.over_sentences = evidence.bootstrap(*claim.models)
-    elif all(measured.samples):
-        measured.remarks.append(published.words["no_ratio"].fill())
-    counts = [len(sample) for sample in measured.samples]
-    if measured.value is not None and len(set(counts)) > 1:
-        text = ", ".join(f"{m} {n}" for m, n in zip(claim.models, counts, strict=True))
-        measured.remarks.append(published.words["unequal"].fill(counts=text))
+    counts = {m: len(s) for m, s in zip(claim.models, measured.samples, strict=True)}
+    if measured.value is None:
+        if all(counts.values()):
+            measured.remarks.append(evidence.published.say("no_ratio"))
+        return measured
+    measured.over_sentences = evidence.bootstrap(*claim.models)
+    if len(set(counts.values())) > 1:
+        text = ", ".join(f"{model} {count}" for model, count in counts.items())
+        measured.remarks.append(evidence.published.say("unequal", counts=text))
     return measured
 
 
-def parameters(claim: Claim, evidence: Evidence, published: Published) -> Measured:
+def parameters(claim: Claim, evidence: Evidence) -> Measured:
     """How many percent fewer parameters, without the classification head."""
     measured = Measured(claim.published or 0.0)
-    if models := _speed_of(claim, evidence, published, measured):
+    if models := _in_speed(claim, evidence, measured):
         student, teacher = (model["parameters_encoder"] for model in models)
         measured.value = 100 * (1 - student / teacher)
     return measured
 
 
-def speed(claim: Claim, evidence: Evidence, published: Published) -> Measured:
+def speed(claim: Claim, evidence: Evidence) -> Measured:
     """The ratio of seconds, teacher to student, of each pass."""
-    student, teacher = claim.models
-    seconds = published.table3.seconds
-    measured = Measured(round(seconds[teacher] / seconds[student], 2), repetitions="passes")
-    if models := _speed_of(claim, evidence, published, measured):
-        passes = zip(*(model["seconds_by_pass"] for model in reversed(models)), strict=True)
-        measured.samples = [[slow / fast for slow, fast in passes]]
-        measured.value = statistics.median(measured.samples[0])
-        ratios = (round(ratio, 3) for ratio in measured.samples[0])
-        measured.by_repetition = {str(i): ratio for i, ratio in enumerate(ratios, start=1)}
+    student, teacher = (evidence.published.table3.seconds[model] for model in claim.models)
+    measured = Measured(round(teacher / student, 2), repetitions="passes")
+    if models := _in_speed(claim, evidence, measured):
+        fast, slow = (model["seconds_by_pass"] for model in models)
+        ratios = [one / other for one, other in zip(slow, fast, strict=True)]
+        measured.samples, measured.value = [ratios], statistics.median(ratios)
+        measured.by_repetition = {str(i): round(r, 3) for i, r in enumerate(ratios, start=1)}
     return measured
 
 
-def nothing(claim: Claim, evidence: Evidence, published: Published) -> Measured:
+def nothing(claim: Claim, evidence: Evidence) -> Measured:
     """A claim that no stage measures."""
     return Measured(claim.published or 0.0)
 
 
-MEASURES: dict[str, Callable[[Claim, Evidence, Published], Measured | None]] = {
-    "score": score,
-    "retention": retention,
-    "parameters": parameters,
-    "speed": speed,
+# By what a claim measures; None where it does not apply.
+MEASURES: dict[str, Callable[[Claim, Evidence], Measured | None]] = {
+    "score": score, "retention": retention, "parameters": parameters, "speed": speed,
     "nothing": nothing,
-}
+}  # fmt: skip
 
 
-def _measured_runs(
-    claim: Claim, evidence: Evidence, published: Published, rows: list[Row], number: float
-) -> Measured:
+def _of_runs(claim: Claim, evidence: Evidence, rows: list[Row], number: float) -> Measured:
     """What claims on fine-tuned models share: seeds, files, and remarks on them."""
-    words = published.words
+    say, models = evidence.published.say, claim.models
     seeds = max(row.seeds or 1 for row in rows)
+    scores = [evidence.scores(model) for model in models]
+    runs = [run for model in models for run in evidence.of_model(model).values()]
     measured = Measured(number, seeds, required=max(2, seeds))
-    measured.samples = [list(evidence.scores(model).values()) for model in claim.models]
-    runs = [run for model in claim.models for run in evidence.of_model(model).values()]
+    measured.samples = [list(of_model.values()) for of_model in scores]
     measured.files = [f"predictions/{run.name}.csv" for run in runs]
-    for seed in evidence.runs.get(claim.models[0], {}):
-        values = [evidence.scores(model).get(seed) for model in claim.models]
-        measured.by_repetition[str(seed)] = _value_of_seed(values)
-    left_out = [model for model in claim.models if model not in evidence.runs]
-    absent = [model for model in claim.models if not evidence.of_model(model)]
-    if left_out:
-        measured.remarks.append(words["left_out"].fill(models=" and ".join(left_out)))
-    elif absent:
-        measured.remarks.append(words["no_run"].fill(models=", ".join(absent)))
+    for seed in evidence.runs.get(models[0], {}):
+        values = [of_model[seed] for of_model in scores if seed in of_model]
+        missing = len(values) < len(models) or (len(values) == 2 and values[1] <= 0)
+        value = 0 if missing else values[0] if len(values) == 1 else 100 * values[0] / values[1]
+        measured.by_repetition[str(seed)] = NOT_RUN if missing else round(value, 2)
+    if left_out := [model for model in models if model not in evidence.runs]:
+        measured.remarks.append(say("left_out", models=" and ".join(left_out)))
+    elif absent := [model for model in models if not evidence.of_model(model)]:
+        measured.remarks.append(say("no_run", models=", ".join(absent)))
     if broken := [run.name for run in runs if run.score is None]:
-        text = words["undefined"].fill(models=", ".join(broken), metric=evidence.metric)
+        text = say("undefined", models=", ".join(broken), metric=evidence.metric)
         measured.remarks.append(text)
-    if other := next((row.metric for row in rows if row.metric != evidence.metric), None):
+    if other := [row.metric for row in rows if row.metric != evidence.metric]:
         measured.comparable = False
-        measured.remarks.append(words["other_metric"].fill(metric=evidence.metric, published=other))
-    devices = sorted({run.device for run in runs})
-    if len(devices) > 1:
-        kinds = [
-            f"{device} {', '.join(run.name for run in runs if run.device == device)}"
-            for device in devices
-        ]
-        measured.remarks.append(words["devices"].fill(devices="; ".join(kinds)))
-    if len(rows) == 1 and rows[0].note:
-        measured.remarks.append(rows[0].note.fill())
+        text = say("other_metric", metric=evidence.metric, published=other[0])
+        measured.remarks.append(text)
+    kinds: dict[str, list[str]] = {}
+    for run in runs:
+        kinds.setdefault(run.device, []).append(run.name)
+    if len(kinds) > 1:
+        lists = "; ".join(f"{kind} {', '.join(names)}" for kind, names in sorted(kinds.items()))
+        measured.remarks.append(say("devices", devices=lists))
     return measured
 
 
-def _speed_of(
-    claim: Claim, evidence: Evidence, published: Published, measured: Measured
-) -> list[dict[str, Any]]:
+def _in_speed(claim: Claim, evidence: Evidence, measured: Measured) -> list[dict[str, Any]]:
     """The claim's models in metrics/speed.json; none, and a remark, unless all are there."""
     found = (evidence.speed or {"models": {}})["models"]
     if absent := [model for model in claim.models if model not in found]:
-        measured.remarks.append(published.words["no_speed"].fill(models=" and ".join(absent)))
+        measured.remarks.append(evidence.published.say("no_speed", models=" and ".join(absent)))
         return []
     measured.files = ["metrics/speed.json"]
     return [found[model] for model in claim.models]
-
-
-def _value_of_seed(scores: list[float | None]) -> float | str:
-    """A score, or the ratio of two in percent; "not run" without one of them."""
-    known = [score for score in scores if score is not None]
-    if len(known) < len(scores) or (len(known) == 2 and known[1] <= 0):
-        return NOT_RUN
-    return round(known[0] if len(known) == 1 else 100 * known[0] / known[1], 2)
-
-
-def sentence_interval(evidence: Evidence, model: str) -> Interval | None:
-    """Interval over sentences of a model's median score, times 100.
-
-    Accuracy: Wilson's, of the median run (an even number of runs: of their middle, to a whole
-    sentence). Other metrics: bootstrap.
-    """
-    if evidence.metric != "accuracy":
-        return evidence.bootstrap(model)
-    runs = evidence.of_model(model).values()
-    correct = statistics.median(run.measured["correct"] for run in runs)
-    count = next(iter(runs)).measured["n"]
-    return _percent(wilson(round(correct), count, evidence.settings.confidence))
 
 
 def _percent(interval: Interval | None) -> Interval | None:

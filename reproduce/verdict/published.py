@@ -129,6 +129,10 @@ class Published(Section):
     claims: Annotated[dict[Name, Claim], Field(min_length=1)]
     words: dict[str, Text]
 
+    def say(self, key: str, **values: Any) -> dict[str, str]:
+        """A sentence of `words` by language, `values` filled in."""
+        return self.words[key].fill(**values)
+
     def row(self, model: str, dataset: str, split: str) -> Row | None:
         """What was published on our `model`, on this dataset and split; None if nothing was."""
         place = (model, dataset, split)

@@ -83,8 +83,9 @@ class Run:
     @functools.cached_property
     def measured_mismatched(self) -> dict[str, Any] | None:
         """The same on MNLI's second validation set."""
-        part = self.mismatched
-        return part and measure(part.logits, part.labels, self.labels, self.metrics)
+        if (part := self.mismatched) is None:
+            return None
+        return measure(part.logits, part.labels, self.labels, self.metrics)
 
     @property
     def score(self) -> float | None:
@@ -145,40 +146,39 @@ def read_run(model: str, seed: int, recipe: str, dataset: str, split: str) -> Ru
             return NotRun(name, OTHER_RECIPE, f"recipe {about['recipe']}, today's is {recipe}")
         if about["csv"] != _digest(content := path.read_bytes()):
             return NotRun(name, DAMAGED, f"{path} is not the file that evaluate wrote")
-        parts = _read_parts(content.decode(), bool(about["labels"]), len(about["labels"]))
-        facts = {key: about[key] for key in ("device", "precision", "sentences")}
-        tuples = {key: tuple(about[key]) for key in ("metrics", "labels")}
-        run = Run(model, seed, recipe, dataset, split, **facts, **tuples, validation=parts[0],
-                  mismatched=parts[1] if parts[1:] else None)  # fmt: skip
+        parts = _read_parts(content.decode(), len(about["labels"]))
+        facts: dict[str, Any] = {key: about[key] for key in ("device", "precision", "sentences")}
+        facts |= {key: tuple(about[key]) for key in ("metrics", "labels")}
+        facts |= dict(zip(("validation", "mismatched"), parts, strict=False))
+        run = Run(model, seed, recipe, dataset, split, **facts)
         return run if len(run.validation.labels) == about["n"] else NotRun(name, DAMAGED, str(path))
     except FileNotFoundError as error:
-        gone = Path(error.filename)
-        missing = gone.suffix == ".csv"
-        return NotRun(name, DAMAGED, f"{gone} is missing") if missing else NotRun(name, ABSENT)
+        if error.filename == str(path):
+            return NotRun(name, DAMAGED, f"{path} is missing")
+        return NotRun(name, ABSENT)
     except (UserError, KeyError, TypeError, ValueError, IndexError) as error:
         return NotRun(name, DAMAGED, f"{path.with_suffix('.json')} or .csv: {error}")
 
 
-def _read_parts(text: str, classes: bool, count: int) -> list[Part]:
+def _read_parts(text: str, classes: int) -> list[Part]:
     """The parts of a CSV. By place, not by name: a class may be called like a column."""
     import numpy as np
 
     header, *rows = csv.reader(io.StringIO(text))
-    logits_from = len(header) - count
+    first = len(header) - classes  # column of logits
     by_split: dict[str, list[list[str]]] = {}
     for row in rows:
-        by_split.setdefault(row[3] if logits_from == 4 else SPLITS[0], []).append(row)
+        by_split.setdefault(row[3] if first == 4 else SPLITS[0], []).append(row)
     parts = []
     for chosen in (by_split[name] for name in SPLITS if name in by_split):
-        labels = np.array([float(row[1]) for row in chosen])
-        logits = [row[logits_from:] if classes else row[2:3] for row in chosen]
         if [row[0] for row in chosen] != [str(index) for index in range(len(chosen))]:
             raise ValueError("the index does not count the sentences")
-        parts.append(
-            Part(labels.astype(int), np.array(logits, np.float32))
-            if classes
-            else Part(labels, np.array(logits, float))
-        )
+        labels = np.array([float(row[1]) for row in chosen])
+        if classes:
+            logits = np.array([row[first:] for row in chosen], np.float32)
+            parts.append(Part(labels.astype(int), logits))
+        else:
+            parts.append(Part(labels, np.array([row[2:3] for row in chosen], float)))
     return parts
 
 
@@ -200,22 +200,19 @@ def split_of(params: dict[str, Any]) -> str:
 def read_runs(params: dict[str, Any]) -> Runs:
     """Every run that params.yaml names, in its order.
 
-    Runs are of the same sentences in the same order: of those that are not, most alike stay.
+    Runs are of the same sentences in the same order: where they are not, the most alike count.
     """
     split = split_of(params)
-    runs: Runs = {
-        model: {
-            seed: read_run(model, seed, recipe_of(params, model, seed), params["dataset"], split)
-            for seed in params["seeds"]
-        }
-        for model in params["models"]
-    }
+    runs: Runs = {model: {} for model in params["models"]}
+    for model, by_seed in runs.items():
+        for seed in params["seeds"]:
+            recipe = recipe_of(params, model, seed)
+            by_seed[seed] = read_run(model, seed, recipe, params["dataset"], split)
     kinds = Counter((run.sentences, run.validation.labels.tobytes()) for run in done(runs))
-    for (digest, labels), _ in kinds.most_common()[1:]:
-        for run in list(done(runs)):
-            if (run.sentences, run.validation.labels.tobytes()) == (digest, labels):
-                detail = "its sentences are not those of the other runs"
-                runs[run.model][run.seed] = NotRun(run.name, OTHER_SENTENCES, detail)
+    for run in list(done(runs)):
+        if (run.sentences, run.validation.labels.tobytes()) != kinds.most_common(1)[0][0]:
+            detail = "its sentences are not those of the other runs"
+            runs[run.model][run.seed] = NotRun(run.name, OTHER_SENTENCES, detail)
     return runs
 
 

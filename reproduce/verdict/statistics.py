@@ -137,7 +137,8 @@ def score(metric: str, labels: "Array", predicted: "Array") -> "Array":
         for values in (labels.astype(float), predicted.astype(float))
     )
     scale = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
-    return np.divide((x * y).sum(axis=-1), scale, out=np.zeros_like(scale), where=scale > 0)
+    zero = np.zeros_like(scale)
+    return np.asarray(np.divide((x * y).sum(axis=-1), scale, out=zero, where=scale > 0))
 
 
 def wilson(correct: int, n: int, confidence: float) -> Interval:

@@ -25,7 +25,7 @@ def results(claims: dict[str, Any], medians: str, published: Published, language
     """
 
     def say(key: str, **values: Any) -> str:
-        return published.words[key].fill(**values)[language]
+        return published.say(key, **values)[language]
 
     heads = ("claim", "published", "measured", "difference", "repetitions", "verdict")
     rows = [[say(f"head_{head}") for head in heads]]
