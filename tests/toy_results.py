@@ -83,6 +83,8 @@ def toy_results(
         dataset.update(labels=[], scale=[0, 5], metrics=["pearson"])
     elif classes > 2:
         dataset.update(labels=[f"CLASS_{i}" for i in range(classes)])
+    if pairs:
+        dataset.update(columns=["sentence1", "sentence2"])
     dump_yaml(folder / "catalog.yaml", catalog)
     labels = write_sentences(folder, sentences, 0 if metric == "pearson" else classes, pairs)
     with inside(folder):

@@ -69,7 +69,8 @@ class Model:
     @cached_property
     def correct(self) -> "Array":
         """Which sentences each run gets right: bool, shape (seeds, n)."""
-        return self.predicted == self.runs[0].validation.labels
+        found: Array = self.predicted == self.runs[0].validation.labels
+        return found
 
     @cached_property
     def probability(self) -> "Array":
@@ -242,7 +243,8 @@ def read_curve(run: str) -> "Array | None":
 
     path = Path(f"curves/{run}.tsv")
     try:
-        return pd.read_csv(path, sep="\t")[["step", "loss"]].to_numpy(float)
+        curve: Array = pd.read_csv(path, sep="\t")[["step", "loss"]].to_numpy(float)
+        return curve
     except FileNotFoundError:
         return None
     except (ValueError, KeyError) as error:

@@ -1,8 +1,5 @@
 """The pages of one language: its charts, and what is put together from texts and facts."""
 
-import itertools
-import re
-from dataclasses import dataclass
 from typing import Any
 
 from reproduce.inputs.catalog import on_the_hub
@@ -12,42 +9,25 @@ from reproduce.report.analysis import BINS, by_kind, by_length, share
 from reproduce.report.charts import Dot, Dots
 from reproduce.report.facts import Facts, Model
 from reproduce.report.wording import LANGUAGES, TEXTS, Wording
+from reproduce.verdict.runs import ABSENT
 
 PAGES = ("report", "slides")
 VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not run")
 # The stages of dvc.yaml; those that do not wait for each other stand together.
 STAGES = (
-    ("check",),
-    ("download_dataset", "download_tokenizer", "download_weights"),
-    ("tokenize",),
-    ("finetune",),
-    ("evaluate",),
-    ("export", "benchmark"),
-    ("compare",),
-    ("report",),
+    "check, download_dataset download_tokenizer download_weights, tokenize, finetune, evaluate, "
+    "export benchmark, compare, report"
 )
-COMMANDS = {
-    "make repro": "reproduce_all",
-    "make demo": "reproduce_demo",
-    "dvc repro -s report": "reproduce_report",
-    "make verify STAGE=finetune@{run}": "reproduce_verify",
-}
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart and what stands below it."""
-
-    svg: Any
-    caption: str
+Figures = dict[str, tuple[str, str]]  # chart and caption by name
 
 
 def render(facts: Facts) -> dict[str, str]:
     """Every page in every language: HTML by file name."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    loader, options = FileSystemLoader(TEXTS.parent), {"trim_blocks": True, "lstrip_blocks": True}
-    templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **options)
+    loader = FileSystemLoader(TEXTS.parent)
+    templates = Environment(loader=loader, undefined=StrictUndefined, autoescape=True,
+                            trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     template, texts, pages = templates.get_template("page.html.jinja"), read_yaml(TEXTS), {}
     for say in (Wording(texts, language) for language in LANGUAGES):
         (other,) = set(LANGUAGES) - {say.language}
@@ -56,12 +36,7 @@ def render(facts: Facts) -> dict[str, str]:
             beside = {name: file_name(name, say.language) for name in PAGES if name != page}
             links = {"other": file_name(page, other), "tag": LANGUAGES[other], "pages": beside}
             html = template.render(drawn, page=page, links=links, say=say, n=say.number)
-            numbers = itertools.count(1)
-            pages[file_name(page, say.language)] = re.sub(
-                "<figcaption>",
-                lambda tag, n=numbers, say=say: f"{tag[0]}<b>{say('figure', n=next(n))}</b> ",
-                html,
-            )
+            pages[file_name(page, say.language)] = html
     return pages
 
 
@@ -70,17 +45,16 @@ def file_name(page: str, language: str) -> str:
     return f"{page}.html" if language == "en" else f"{page}.{LANGUAGES[language]}.html"
 
 
-def draw(facts: Facts, say: Wording) -> dict[str, Figure]:
+def draw(facts: Facts, say: Wording) -> Figures:
     """The charts by name; one that would have nothing to show is left out."""
     from markupsafe import Markup
 
-    figures: dict[str, Figure] = {}
-    level = say.short(100 * facts.params["compare"]["confidence"])
+    figures: Figures = {}
 
-    def add(name: str, svg: str, caption: str = "", /, **values: Any) -> None:
-        text = say(f"caption_{caption or name}", **values)
+    def add(name: str, svg: str, key: str = "", /, **values: Any) -> None:
+        text = say(f"caption_{key or name}", **values)
         labelled = svg.replace("<svg ", f'<svg class="chart" role="img" aria-label="{text}" ', 1)
-        figures[name] = Figure(Markup(labelled), text)  # noqa: S704 (matplotlib escapes its texts)
+        figures[name] = Markup(labelled), text  # noqa: S704 (matplotlib escapes its texts)
 
     with charts.style():
         if count := sum(len(model.curves) for model in facts.ran):
@@ -88,8 +62,9 @@ def draw(facts: Facts, say: Wording) -> dict[str, Figure]:
             add("curves", svg, every=facts.models[0].recipe.log_every, n=count)
         if facts.ran:
             rows, metric = [seed_rows(model, say) for model in facts.models], score_name(facts, say)
-            n, runs = facts.ran[0].correct.shape[1], sum(len(model.runs) for model in facts.ran)
-            values = {"metric": metric, "sentences": n, "confidence": level, "runs": runs}
+            values = {"metric": metric, "confidence": confidence(facts, say)}
+            values |= {"sentences": facts.ran[0].correct.shape[1]}
+            values |= {"runs": sum(len(model.runs) for model in facts.ran)}
             add("scores", charts.dots("scores", rows, metric, say), **values)
         for index, model in enumerate(facts.models):
             if model.runs and facts.dataset.labels:
@@ -98,11 +73,16 @@ def draw(facts: Facts, say: Wording) -> dict[str, Figure]:
                 add(f"reliability-{model.name}", svg, "reliability", **values)
         if facts.ran and facts.dataset.labels and facts.texts is not None:
             for name in ("lengths", "kinds"):
-                rows = group_rows(facts, name, say)
+                rows = group_rows(facts, facts.texts, name, say)
                 add(name, charts.dots(name, rows, say.plain("accuracy_percent"), say))
         if any(facts.points):
             add("pareto", charts.pareto(facts.points, say), n=sum(map(bool, facts.points)))
     return figures
+
+
+def confidence(facts: Facts, say: Wording) -> str:
+    """That of intervals, in percent."""
+    return say.short(100 * facts.params["compare"]["confidence"])
 
 
 def score_name(facts: Facts, say: Wording) -> str:
@@ -122,15 +102,14 @@ def seed_rows(model: Model, say: Wording) -> Dots:
     return Dots(model.name, rows, model.median if len(scores) > 1 else None, model.published)
 
 
-def group_rows(facts: Facts, part: str, say: Wording) -> list[Dots]:
+def group_rows(facts: Facts, texts: list[str], part: str, say: Wording) -> list[Dots]:
     """The models side by side in each group of sentences that is not empty."""
-    texts, groups = facts.texts or [], []
-    if part == "kinds":
-        groups = [(say.plain(name), inside) for name, inside in by_kind(texts)]
-    else:
-        for low, high, inside in by_length(texts):
-            key = "words_or_more" if high is None else "words_between"
-            groups.append((say.plain(key, low=low, high=high), inside))
+    groups = [(say.plain(name), inside) for name, inside in by_kind(texts)]
+    if part == "lengths":
+        groups = [
+            (say.plain(f"words_{'between' if high else 'or_more'}", low=low, high=high), inside)
+            for low, high, inside in by_length(texts)
+        ]
     rows = []
     for name, inside in groups:
         if n := int(inside.sum()):
@@ -145,42 +124,36 @@ def group_rows(facts: Facts, part: str, say: Wording) -> list[Dots]:
 
 def compose(facts: Facts, say: Wording) -> dict[str, Any]:
     """What the template shows that is put together from texts and facts."""
-    compare, found = facts.params["compare"], facts.claims["claims"]
+    found, asked = facts.claims["claims"], len(facts.params["seeds"])
     claims = [found[name] for name in facts.published.claims if name in found]
     verdicts = [claim["verdict"] for claim in claims]
     counts = {name.replace(" ", "_"): verdicts.count(name) for name in VERDICTS}
-    each = (f"{model.name} {say('of', part=len(model.runs), all=len(facts.params['seeds']))}"
-            for model in facts.models)  # fmt: skip
+    seeds = (f"{m.name} {say('of', part=len(m.runs), all=asked)}" for m in facts.models)
     task = facts.published.titles.get(facts.params["dataset"], facts.params["dataset"])
-    remarks, rules = [], {}
+    remarks: list[str] = []
+    rules: dict[str, list[str]] = {}
     for number, claim in enumerate(claims, start=1):
         if texts := " ".join(map(say.statement, claim["remarks"])):
             remarks.append(f"{number}. {texts}")
         rules.setdefault(say.statement(claim["rule_text"]), []).append(str(number))
-    run = f"{facts.models[0].name}-{facts.params['seeds'][0]}"
     return {
         "task": task,
         "claims": claims,
         "verdicts": say("verdict_summary", total=len(verdicts), **counts),
-        "verdict": {name.replace(" ", "_"): say(f"claim_{name}") for name in VERDICTS},
-        "runs": say("runs_summary", models=", ".join(each)),
+        "runs": say("runs_summary", models=", ".join(seeds)),
         "remarks": remarks,
         "rules": [f"{', '.join(numbers)}. {rule}" for rule, numbers in rules.items()],
         "rates": [error_rates(facts, rule, say) for rule in ("score", "retention")],
-        "student": compare["student"],
-        "teacher": compare["teacher"],
         "score": score_name(facts, say),
-        "confidence": say.short(100 * compare["confidence"]),
+        "confidence": confidence(facts, say),
         "lacking": lacking_parts(facts, say),
         "setting": setting(facts, task, say),
         "scores": [text for model in facts.ran for text in score_texts(facts, model, say)],
         "calibration": calibration_texts(facts, say),
-        "size": size_texts(facts, say),
         "reference": reference_text(facts, say),
-        "environment": environment_texts(facts, say),
         "limits": limits(facts, task, say),
-        "stages": STAGES,
-        "commands": {command.format(run=run): text for command, text in COMMANDS.items()},
+        "stages": [group.split() for group in STAGES.split(", ")],
+        "run": f"{facts.models[0].name}-{facts.params['seeds'][0]}",
     }
 
 
@@ -189,86 +162,11 @@ def lacking_parts(facts: Facts, say: Wording) -> dict[str, str]:
     ran = "" if facts.ran else say("nothing_ran")
     classes = ran or ("" if facts.dataset.labels else say("no_classes"))
     texts = classes or ("" if facts.texts is not None else say("no_sentences"))
+    errors = texts or ("" if facts.errors else say("no_errors", name=facts.shown.name))
+    speed = "" if facts.speed else say("no_speed")
     parts = {"claims": "", "rules": "", "paired": "", "setting": "", "scores": ran}
-    parts |= {"confusion": classes, "groups": texts, "errors": texts}
-    if not texts and not facts.errors:
-        parts["errors"] = say("no_errors", name=facts.shown.name)
-    parts["size"] = "" if facts.speed else say("no_speed")
+    parts |= {"confusion": classes, "groups": texts, "errors": errors, "size": speed}
     return parts | {"exported": "", "reference": "", "environment": ran, "limits": ""}
-
-
-def setting(facts: Facts, task: str, say: Wording) -> list[str]:
-    """What is asked, and how it is measured."""
-    source, selection = on_the_hub(facts.dataset.sources), facts.params["selection"]
-    name = source.hub if source else facts.params["dataset"]
-    rows = facts.dataset.train.rows or 0
-    train, n = selection["train"] or rows - selection["holdout"], selection["holdout"]
-    key, n = ("held_out", n) if n else ("validation", facts.dataset.validation.rows or 0)
-    texts = [say("question", task=task), say(key, dataset=name, train=train, n=n)]
-    if isinstance(most := facts.claims["majority_class"], dict):
-        texts.append(say("majority", label=most["label"], share=say.number(most["accuracy"], 1)))
-    tokens = facts.params["tokenize"]["max_length"]
-    return [*texts, say("selection"), say("seed_meaning", tokens=tokens)]
-
-
-def score_texts(facts: Facts, model: Model, say: Wording) -> list[str]:
-    """A model's median beside what was published, and what must be known of it."""
-    texts, median = [], model.median
-    if median is not None:
-        values = {"name": model.name, "median": say.number(median)}
-        if model.published is None:
-            texts.append(say("score_alone", **values))
-        else:
-            values["difference"] = say.number(median - model.published, sign=True)
-            texts.append(say("score_published", published=say.short(model.published), **values))
-    if undefined := [run.seed for run in model.runs if run.score is None]:
-        values = {"metric": facts.dataset.metrics[0], "seeds": say.seeds(undefined)}
-        texts.append(say("score_undefined", name=model.name, **values))
-    kinds = {run.device: [] for run in model.runs}
-    for run in model.runs:
-        kinds[run.device].append(run.seed)
-    if len(kinds) > 1:
-        devices = "; ".join(f"{kind}: {say.seeds(seeds)}" for kind, seeds in kinds.items())
-        texts.append(say("mixed_devices", name=model.name, devices=devices))
-    if model.curves:
-        last = [float(curve[-1, 1]) for curve in model.curves.values()]
-        texts.append(
-            say("curve_end", name=model.name, loss=say.interval((min(last), max(last)), 3))
-        )
-    if absent := [run.seed for run in model.runs if run.seed not in model.curves]:
-        texts.append(say("no_curve", name=model.name, seeds=say.seeds(absent)))
-    return texts
-
-
-def calibration_texts(facts: Facts, say: Wording) -> list[str]:
-    """Who is over-confident, said only where the interval of the accuracy excludes the opposite."""
-    texts, errors = [], []
-    for model in facts.ran if facts.dataset.labels else []:
-        found = model.calibration
-        values = {"sure": say.number(found.confidence, 1)}
-        values |= {"accuracy": say.number(found.accuracy.value, 1)}
-        values |= {"interval": say.interval(found.accuracy.interval, 1)}
-        texts.append(say(found.tendency, name=model.name, **values))
-        errors.append(f"{model.name} {say.number(found.ece)}")
-    return [*texts, say("ece", values=", ".join(errors))]
-
-
-def size_texts(facts: Facts, say: Wording) -> list[str]:
-    """How size and speed were measured."""
-    if not facts.speed:
-        return []
-    machine, sentences = facts.speed["environment"], facts.speed["sentences"]
-    threads = say("threads", n=machine["threads"])
-    how = say("size_how", sentences=sentences, cpu=machine["cpu"], threads=threads)
-    return [how, say("size_compare")]
-
-
-def reference_text(facts: Facts, say: Wording) -> str:
-    """What our evaluation makes of the authors' own checkpoint."""
-    if not (found := facts.reference):
-        return say("reference_not_run")
-    values = {key: found[key] for key in ("checkpoint", "correct", "apart", "published", "source")}
-    return say("reference_result", n=found["sentences"], **values)
 
 
 def error_rates(facts: Facts, rule: str, say: Wording) -> list[list[str]]:
@@ -283,19 +181,75 @@ def error_rates(facts: Facts, rule: str, say: Wording) -> list[list[str]]:
     return [[say(f"rates_{rule}"), *map(say.short, differences)], *rows.values()]
 
 
-def environment_texts(facts: Facts, say: Wording) -> list[str]:
-    """What the table of environments needs to be understood."""
-    all_runs = [about for model in facts.ran for about in model.environments.values()]
-    texts = [say("commit_plus")] if any(about["git_dirty"] for about in all_runs) else []
-    if names := sorted({name for about in all_runs for name in about["not_deterministic"]}):
-        texts.append(say("not_deterministic", names=", ".join(names)))
+def setting(facts: Facts, task: str, say: Wording) -> list[str]:
+    """What is asked, and how it is measured."""
+    source, selection = on_the_hub(facts.dataset.sources), facts.params["selection"]
+    name = source.hub if source else facts.params["dataset"]
+    held_out, rows = selection["holdout"], facts.dataset.train.rows or 0
+    sizes = {"train": selection["train"] or rows - held_out}
+    sizes["n"] = held_out or facts.dataset.validation.rows or 0
+    key = "held_out" if held_out else "validation"
+    texts: list[str] = [say("question", task=task), say(key, dataset=name, **sizes)]
+    if isinstance(most := facts.claims["majority_class"], dict):
+        texts.append(say("majority", label=most["label"], share=say.number(most["accuracy"], 1)))
+    tokens = facts.params["tokenize"]["max_length"]
+    return [*texts, say("selection"), say("seed_meaning", tokens=tokens)]
+
+
+def score_texts(facts: Facts, model: Model, say: Wording) -> list[str]:
+    """A model's median beside what was published, and what must be known of it."""
+    texts: list[str] = []
+    name, median, published = model.name, model.median, model.published
+    if median is not None:
+        away = say.number(median - (published or 0), sign=True)
+        key = "score_alone" if published is None else "score_published"
+        values = {"median": say.number(median), "published": say.short(published)}
+        texts.append(say(key, name=name, difference=away, **values))
+    if undefined := [run.seed for run in model.runs if run.score is None]:
+        metric, seeds = facts.dataset.metrics[0], say.seeds(undefined)
+        texts.append(say("score_undefined", name=name, metric=metric, seeds=seeds))
+    kinds: dict[str, list[int]] = {}
+    for run in model.runs:
+        kinds.setdefault(run.device, []).append(run.seed)
+    if len(kinds) > 1:
+        devices = "; ".join(f"{kind}: {say.seeds(seeds)}" for kind, seeds in kinds.items())
+        texts.append(say("mixed_devices", name=name, devices=devices))
+    if model.curves:
+        last = [float(curve[-1, 1]) for curve in model.curves.values()]
+        texts.append(say("curve_end", name=name, loss=say.interval((min(last), max(last)), 3)))
+    if absent := [run.seed for run in model.runs if run.seed not in model.curves]:
+        texts.append(say("no_curve", name=name, seeds=say.seeds(absent)))
     return texts
+
+
+def calibration_texts(facts: Facts, say: Wording) -> list[str]:
+    """Who is over-confident, said only where the interval of the accuracy excludes the opposite."""
+    texts, errors = [], []
+    for model in facts.ran if facts.dataset.labels else []:
+        found, values = model.calibration, {}
+        values["sure"] = say.number(found.confidence, 1)
+        values["accuracy"] = say.number(found.accuracy.value, 1)
+        values["interval"] = say.interval(found.accuracy.interval, 1)
+        texts.append(say(found.tendency, name=model.name, **values))
+        errors.append(f"{model.name} {say.number(found.ece)}")
+    return [*texts, say("ece", values=", ".join(errors))]
+
+
+def reference_text(facts: Facts, say: Wording) -> str:
+    """What our evaluation makes of the authors' own checkpoint."""
+    if not (found := facts.reference):
+        return say("reference_not_run")
+    values = {key: found[key] for key in ("checkpoint", "correct", "apart", "published", "source")}
+    return say("reference_result", n=found["sentences"], **values)
 
 
 def limits(facts: Facts, task: str, say: Wording) -> list[str]:
     """What these pages cannot say."""
-    missing = sum(len(model.missing) for model in facts.models)
-    asked = missing + sum(len(model.runs) for model in facts.models)
-    texts = [say("limit_missing", part=missing, all=asked)] if missing else []
-    keys = ("limit_seeds", "limit_same", "limit_pins")
-    return [*texts, say("limit_task", task=task), *map(say, keys)]
+    missing = [run for model in facts.models for run in model.missing]
+    asked = len(missing) + sum(len(model.runs) for model in facts.models)
+    texts: list[str] = [say("limit_task", task=task)]
+    texts += map(say, ("limit_seeds", "limit_same", "limit_pins"))
+    if missing:
+        texts.append(say("limit_missing", part=len(missing), all=asked))
+    other = (run for run in missing if run.why != ABSENT)
+    return [*texts, *(f"{run.name}: {say('not_run')} ({say(run.why)})" for run in other)]
