@@ -31,7 +31,7 @@ from reproduce.params import Export, read_section
 if TYPE_CHECKING:
     import numpy as np
 
-LENGTHS = (1, 2, 3, 5, 8, 16, 32, 64, 128, 256, 512)  # tokens, of the probes
+LENGTHS = (3, 5, 8, 16, 32, 64, 128, 256, 512)  # tokens, of the probes
 
 
 def main() -> None:
@@ -148,13 +148,13 @@ def compare(
 def make_probes(split: Tokenized, longest: int) -> list[list[int]]:
     """Sentences of LENGTHS up to `longest` tokens, of the split's own tokens.
 
-    Each begins and ends as the split's sentences do; of 1 token, as they begin.
+    Each begins and ends as the split's sentences do.
     """
     first, *_, last = split.input_ids[0]
     inner = [i for ids in split.input_ids for i in ids if i not in (first, last)] or [last]
     repeated = inner * (longest // len(inner) + 1)
     lengths = sorted({min(length, longest) for length in LENGTHS})
-    return [[first, *repeated[: max(0, n - 2)], last][:n] for n in lengths]
+    return [[first, *repeated[: n - 2], last] for n in lengths]
 
 
 def require_near(logits: "np.ndarray", expected: "np.ndarray", tolerance: float, file: str) -> None:
