@@ -20,7 +20,6 @@ from reproduce.inputs.catalog import MODEL_ENTRIES, Model, read_entry
 from reproduce.inputs.sentences import read_about
 from reproduce.inputs.tokenized import Tokenized, read_tokenized
 from reproduce.inputs.tokenizer import _positions as positions
-from reproduce.inputs.tokenizer import load_tokenizer
 from reproduce.models.load import load_finetuned
 from reproduce.models.logits import predict_padded
 from reproduce.models.metrics import measure
@@ -114,8 +113,9 @@ def compare(
     import numpy as np
 
     model = load_finetuned(source)  # on the CPU, as ONNX Runtime
-    longest = min(load_tokenizer(source).model_max_length, positions(model.config) or 512)
-    probes = make_probes(split, longest)
+    settings = read_json(source / "tokenizer_config.json", "Pull it again.")
+    limits = LENGTHS[-1], settings.get("model_max_length"), positions(model.config)
+    probes = make_probes(split, min(limit for limit in limits if limit))
     expected = predict_padded(model, split.input_ids, 64, split.token_type_ids).numpy()
     expected_probes = predict_padded(model, probes, 1).numpy()
     # A thousandth of what tells sentences apart; where nothing does, a hundred roundings of fp32.
