@@ -78,7 +78,9 @@ def build(directory: Path) -> "PreTrainedModel":
     """A 2-label classifier of this architecture with random weights, in fp32, for inference."""
     import torch
     from transformers import AutoModelForSequenceClassification
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     config = read_config(directory)
     config.num_labels = 2
     torch.manual_seed(0)

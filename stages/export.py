@@ -20,7 +20,6 @@ from reproduce.inputs.catalog import MODEL_ENTRIES, Model, read_entry
 from reproduce.inputs.sentences import read_about
 from reproduce.inputs.tokenized import Tokenized, read_tokenized
 from reproduce.inputs.tokenizer import _positions as positions
-from reproduce.inputs.tokenizer import load_tokenizer
 from reproduce.models.load import load_finetuned
 from reproduce.models.logits import predict_padded
 from reproduce.models.metrics import measure
@@ -31,7 +30,7 @@ from reproduce.params import Export, read_section
 if TYPE_CHECKING:
     import numpy as np
 
-LENGTHS = (1, 2, 3, 5, 8, 16, 32, 64, 128, 256, 512)  # tokens, of the probes
+LENGTHS = (3, 5, 8, 16, 32, 64, 128, 256, 512)  # tokens, of the probes
 
 
 def main() -> None:
@@ -114,8 +113,9 @@ def compare(
     import numpy as np
 
     model = load_finetuned(source)  # on the CPU, as ONNX Runtime
-    longest = min(load_tokenizer(source).model_max_length, positions(model.config) or 512)
-    probes = make_probes(split, longest)
+    settings = read_json(source / "tokenizer_config.json", "Pull it again.")
+    limits = LENGTHS[-1], settings.get("model_max_length"), positions(model.config)
+    probes = make_probes(split, min(limit for limit in limits if limit))
     expected = predict_padded(model, split.input_ids, 64, split.token_type_ids).numpy()
     expected_probes = predict_padded(model, probes, 1).numpy()
     # A thousandth of what tells sentences apart; where nothing does, a hundred roundings of fp32.
@@ -148,13 +148,13 @@ def compare(
 def make_probes(split: Tokenized, longest: int) -> list[list[int]]:
     """Sentences of LENGTHS up to `longest` tokens, of the split's own tokens.
 
-    Each begins and ends as the split's sentences do; of 1 token, as they begin.
+    Each begins and ends as the split's sentences do.
     """
     first, *_, last = split.input_ids[0]
     inner = [i for ids in split.input_ids for i in ids if i not in (first, last)] or [last]
     repeated = inner * (longest // len(inner) + 1)
     lengths = sorted({min(length, longest) for length in LENGTHS})
-    return [[first, *repeated[: max(0, n - 2)], last][:n] for n in lengths]
+    return [[first, *repeated[: n - 2], last] for n in lengths]
 
 
 def require_near(logits: "np.ndarray", expected: "np.ndarray", tolerance: float, file: str) -> None:

@@ -125,11 +125,16 @@ def test_int8_holds_every_large_matrix_as_bytes(exported: dict[str, Path], kind:
     assert {tensor.data_type for tensor in large} <= {TensorProto.INT8, TensorProto.UINT8}
 
 
-def test_keep_fp32_leaves_what_it_names_in_fp32(exported: dict[str, Path], tmp_path: Path) -> None:
-    params = PARAMS.model_copy(update={"keep_fp32": ("Attention_0",)})
+@pytest.mark.parametrize(
+    ("pattern", "operator"), [("Attention_0", "Attention"), ("*layer.1.output.dense*", "MatMul")]
+)
+def test_keep_fp32_leaves_what_it_names_in_fp32(
+    exported: dict[str, Path], tmp_path: Path, pattern: str, operator: str
+) -> None:
+    params = PARAMS.model_copy(update={"keep_fp32": (pattern,)})
     quantize(exported["bert"] / FILES["optimized"], tmp_path / "int8.onnx", params)
     operators = [node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node]
-    assert (operators.count("Attention"), operators.count("QAttention")) == (1, 1)
+    assert operators.count(operator) == 1
 
 
 @pytest.mark.slow
@@ -161,6 +166,17 @@ def test_forms_are_compared_with_pytorch_sentence_by_sentence(
 
 
 @pytest.mark.slow
+def test_int8_keeps_positions_that_do_not_count_from_0(tiny_model: Path, tmp_path: Path) -> None:
+    more = {**BERT, "max_position_embeddings": 140}
+    source = make_source(tmp_path / "mpnet-1", tiny_model, "MPNet", **more)
+    (tmp_path / "out").mkdir()
+    export(source, tmp_path / "out", PARAMS)
+    forms = compare(source, tmp_path / "out", SPLIT, ["accuracy"])
+    spread = forms["pytorch"]["logit_standard_deviation"]
+    assert forms["int8"]["largest_logit_difference"] < spread
+
+
+@pytest.mark.slow
 def test_pairs_and_numbers(tiny_model: Path, tmp_path: Path) -> None:
     """A model of one number, whose pairs are told apart by token types."""
     source = make_source(tmp_path / "regression-1", tiny_model, "Bert", num_labels=1, **BERT)
@@ -178,7 +194,7 @@ def test_pairs_and_numbers(tiny_model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "row", "where"),
-    [([2], 0, "5 of 5"), ([128, 32], 100, "1 of 9")],  # the last bias; a position none reaches
+    [([2], 0, "5 of 5"), ([128, 32], 100, "1 of 7")],  # the last bias; a position none reaches
     ids=["all labels agree", "validation agrees"],
 )
 def test_logits_that_are_off_are_refused(
@@ -189,19 +205,18 @@ def test_logits_that_are_off_are_refused(
     model = onnx.load(folder / FILES["onnx"])
     tensor = next(t for t in model.graph.initializer if list(t.dims) == shape)
     values = onnx.numpy_helper.to_array(tensor).copy()
-    values.reshape(shape[0], -1)[row, ::2] += 0.01
+    values.reshape(shape[0], -1)[row, ::2] += 0.01 if shape == [2] else 10
     tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     onnx.save(model, folder / FILES["onnx"])
-    with pytest.raises(
-        NotExported, match=f"^model.onnx gives other logits than PyTorch on {where}"
-    ):
+    message = f"^model.onnx gives other logits than PyTorch on {where}"
+    with pytest.raises(NotExported, match=message):
         compare(sources["distilbert"], folder, SPLIT, ["accuracy"])
 
 
 def test_probes_have_all_lengths_and_begin_and_end_as_sentences_do() -> None:
     probes = make_probes(SPLIT, 100)
-    assert [len(ids) for ids in probes] == [1, 2, 3, 5, 8, 16, 32, 64, 100]
-    assert all(ids[0] == 2 and (len(ids) == 1 or ids[-1] == 3) for ids in probes)
+    assert [len(ids) for ids in probes] == [3, 5, 8, 16, 32, 64, 100]
+    assert {(ids[0], ids[-1]) for ids in probes} == {(2, 3)}
 
 
 # --------------------------------------------------------------------------------- not exported
@@ -213,7 +228,7 @@ T5 = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
 T5 |= {"decoder_start_token_id": 0, "eos_token_id": 3}
 XLNET = {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64}
 CAUSAL = "its attention is causal or windowed: not every token sees all others"
-FAILS = "PyTorch's exporter fails on it: RuntimeError: "
+FAILS = "the export fails with RuntimeError: "
 
 
 @pytest.mark.parametrize(
@@ -237,7 +252,7 @@ def test_architectures_that_cannot_be_exported_have_one_reason(
 
 @pytest.mark.parametrize("error", [OSError(28, "No space"), MemoryError(), UserError("x")])
 def test_what_the_machine_did_is_no_reason(error: Exception) -> None:
-    with pytest.raises(type(error)), exporting("a step"):
+    with pytest.raises(type(error)), exporting():
         raise error
 
 
@@ -319,7 +334,7 @@ def test_a_setting_of_the_export_changes_its_own_files_alone(copy: Repository) -
     folder = copy.path / "models/exported/tiny-1"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     copy.edit("params.yaml", lambda p: p["export"].update(per_channel=False))
-    assert set(copy.repro()) - {"check", "report"} == {"export@tiny"}
+    assert set(copy.repro("export")) - {"check"} == {"export@tiny"}
     changed = {path.name for path in folder.iterdir() if path.read_bytes() != before[path.name]}
     assert changed == {"model_quantized.onnx", "ort_config.json", "README.md"}
 

@@ -43,27 +43,28 @@ def export(source: Path, out: Path, params: Export) -> list[str]:
         NotExported: a library fails on this architecture; its attention is causal or windowed.
     """
     import onnx
+    from transformers import AttentionInterface, AttentionMaskInterface
 
     for name in CARRIED:
         shutil.copyfile(source / name, out / name)
-    model = load_fusible(source)
+    AttentionInterface.register("fusible", attention)
+    AttentionMaskInterface.register("fusible", attention_mask_to_add)
+    model = load_finetuned(source)
+    model.set_attn_implementation("fusible")
     inputs = ["input_ids", "attention_mask"]
     if getattr(model.config, "type_vocab_size", 0) > 1:  # DistilBERT has none
         inputs.append("token_type_ids")
     print(f"{source}: tracing, opset {params.opset}, inputs {', '.join(inputs)}", flush=True)
-    with quiet(), TemporaryDirectory() as scratch:
-        with exporting("PyTorch's exporter"):
-            traced, plain = trace(model, inputs, params.opset)
+    with quiet(), exporting(), TemporaryDirectory() as scratch:
+        traced, plain = trace(model, inputs, params.opset)
         save(plain, out / FILES["onnx"])
         onnx.save(traced, Path(scratch) / "traced.onnx")
         del plain, traced
-        with exporting("ONNX Runtime's optimiser"):
-            fused, counts = fuse(Path(scratch) / "traced.onnx", model.config)
+        fused, counts = fuse(Path(scratch) / "traced.onnx", model.config)
         save(fused, out / FILES["optimized"])
         operators = ", ".join(f"{count} {name}" for name, count in counts.items())
         print(f"graph optimised: fused {operators or 'nothing'}", flush=True)
-        with exporting("ONNX Runtime's quantisation"):
-            quantize(out / FILES["optimized"], Path(scratch) / "int8.onnx", params)
+        quantize(out / FILES["optimized"], Path(scratch) / "int8.onnx", params)
         save(onnx.load(Path(scratch) / "int8.onnx"), out / FILES["int8"])
     # What `optimum` keeps beside its own exports; and how these were made.
     quantization = {"format": "dynamic", "weights": "int8", **params.model_dump(exclude={"opset"})}
@@ -74,8 +75,8 @@ def export(source: Path, out: Path, params: Export) -> list[str]:
 
 
 @contextlib.contextmanager
-def exporting(step: str) -> Iterator[None]:
-    """Whatever a library raises at this step becomes `NotExported`, with its innermost reason.
+def exporting() -> Iterator[None]:
+    """Whatever a library raises becomes `NotExported`, with its innermost reason.
 
     What the machine did (a full disk, no memory) is no reason: it stays what it is.
     """
@@ -92,18 +93,7 @@ def exporting(step: str) -> Iterator[None]:
         if isinstance(cause, NotExported):
             raise cause from None
         words = next(iter(str(cause).strip().splitlines()), "")
-        raise NotExported(f"{step} fails on it: {type(cause).__name__}: {words}") from error
-
-
-def load_fusible(source: Path) -> "PreTrainedModel":
-    """The model, with attention written as `attention` writes it."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-
-    AttentionInterface.register("fusible", attention)
-    AttentionMaskInterface.register("fusible", attention_mask_to_add)
-    model = load_finetuned(source)
-    model.set_attn_implementation("fusible")
-    return model
+        raise NotExported(f"the export fails with {type(cause).__name__}: {words}") from error
 
 
 def attention(
@@ -135,14 +125,11 @@ def attention(
 def attention_mask_to_add(
     *, attention_mask: "torch.Tensor", dtype: "torch.dtype", mask_function: Any, **other: Any
 ) -> "torch.Tensor":
-    """What is added to the scores: 0 for a token, the least float for padding.
+    """What is added to the scores, (batch, 1, 1, sequence): 0, or the least float for padding.
 
     Args:
         attention_mask: of shape (batch, sequence), 1 for tokens.
         mask_function: transformers' rule of which token sees which; `NotExported` if not all do.
-
-    Returns:
-        float tensor of shape (batch, 1, 1, sequence).
     """
     import torch
     from transformers.masking_utils import bidirectional_mask_function
@@ -192,6 +179,8 @@ def fuse(path: Path, config: Any) -> "tuple[onnx.ModelProto, dict[str, int]]":
 
     options = FusionOptions("bert")
     options.use_raw_attention_mask(True)
+    # Its int8 form forgets position ids: wrong where they do not count from 0 (MPNet, RoBERTa).
+    options.enable_embed_layer_norm = False
     sizes = config.num_attention_heads, config.hidden_size
     fused = optimizer.optimize_model(str(path), "bert", *sizes, optimization_options=options)
     counts = {name: count for name, count in fused.get_fused_operator_statistics().items() if count}
@@ -202,7 +191,8 @@ def quantize(source: Path, target: Path, params: Export) -> None:
     """Weights, embeddings included, become int8 once; activations uint8 as they come (dynamic).
 
     The last layer stays fp32: it is the last to err, and has a few thousand numbers. So does every
-    operator of which the name or an input (a weight) matches a pattern of `params.keep_fp32`.
+    operator that `params.keep_fp32` names: by its own name, by that of a weight, or by that of a
+    weight of the next operator (the exporter drops the names of matrices, but not of their biases).
 
     Raises:
         NotExported: a pattern matches nothing.
@@ -213,7 +203,12 @@ def quantize(source: Path, target: Path, params: Export) -> None:
     nodes = onnx.load(source, load_external_data=False).graph.node
     kept = [next(node.name for node in nodes if "logits" in node.output)]
     for pattern in params.keep_fp32:
-        names = [n.name for n in nodes if fnmatch.filter([n.name, *n.input], pattern)]
+        named = {i for n in nodes for i in n.input if fnmatch.fnmatch(i, pattern)}
+        following = {i for n in nodes if named & set(n.input) for i in n.input}
+        names = [
+            n.name for n in nodes
+            if fnmatch.fnmatch(n.name, pattern) or named & set(n.input) or following & set(n.output)
+        ]  # fmt: skip
         if not names:
             raise NotExported(
                 f"params.yaml: export.keep_fp32: {pattern!r} matches no operator and no weight of "
