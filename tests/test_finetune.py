@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from conftest import Here, Repository
 from reproduce.files import UserError
 from reproduce.models.load import load_finetuned, load_pretrained
-from reproduce.params import Finetune
 from reproduce.training import checkpoints, recipe
 from stages import finetune
+from test_loop import make_recipe
 
 RUN = ("--model", "tiny", "--seed", "1")
 MODEL, CURVE = "models/finetuned/tiny-1", "curves/tiny-1.tsv"
@@ -80,18 +80,13 @@ def test_a_training_of_fewer_steps_than_a_logging_window(untrained: Here) -> Non
     assert "models/finetuned/tiny-1: 12 steps in" in said and list(curve(untrained)) == [12]
 
 
-def test_files_of_others_in_the_models_folder_stay(untrained: Here) -> None:
-    (untrained.path / MODEL / "notes.txt").write_text("mine")
-    untrained.stage("finetune", *RUN)
-    assert (untrained.path / MODEL / "notes.txt").read_text() == "mine"
-    assert not list(untrained.path.rglob("*.partial"))
-
-
-def test_a_repository_without_a_commit(untrained: Here) -> None:
+def test_without_a_commit_and_with_a_file_of_others_in_the_models_folder(untrained: Here) -> None:
     shutil.rmtree(untrained.path / ".git")
     untrained.run("git", "init", "-q")
+    (untrained.path / MODEL / "notes.txt").write_text("mine")
     untrained.stage("finetune", *RUN)
     assert untrained.json("environment/tiny-1.json")["git_commit"] is None
+    assert (untrained.path / MODEL / "notes.txt").read_text() == "mine"
 
 
 # --- what it refuses ---
@@ -134,25 +129,20 @@ def test_weights_that_are_not_finite_change_no_output(untrained: Here) -> None:
     assert (untrained.path / MODEL / "model.safetensors").read_bytes() == before
 
 
-def make_settings(**changes: Any) -> Finetune:
-    settings: dict[str, Any] = {"learning_rate": 1e-3, "batch_size": 32, "epochs": 1}
-    settings |= {"warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": 1.0}
-    return Finetune(**settings | {"precision": "auto", "log_every": 1, "accumulation": 2} | changes)
-
-
 def test_memory_that_runs_out_names_what_to_change_and_keeps_the_batch() -> None:
-    assert finetune.less_memory(make_settings()).startswith(
+    two, all_of = (make_recipe(batch_size=32, accumulation=n) for n in (2, 32))
+    assert finetune.less_memory(two).startswith(
         "out of memory with 16 sentence(s) at a time. Set finetune.accumulation to 4: "
         "8 at a time, and still 32 a step"
     )
-    assert "Lower tokenize.max_length" in finetune.less_memory(make_settings(accumulation=32))
+    assert "Lower tokenize.max_length" in finetune.less_memory(all_of)
 
 
 # --- the recipe ---
 
 
 def test_the_digest_follows_all_that_decides_a_run_and_nothing_else() -> None:
-    settings = make_settings().model_dump()
+    settings = make_recipe().model_dump()
     base: dict[str, Any] = {"dataset": "toy", "selection": {"holdout": 0, "train": 0}}
     base |= {"tokenize": {"max_length": 128}, "finetune": settings, "tasks": {"toy": {"epochs": 2}}}
     base |= {"overrides": {"tiny": {"epochs": 3}, "other": {}}}

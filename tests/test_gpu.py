@@ -5,7 +5,6 @@ Run as: python -m pytest tests/test_gpu.py        (no network, no data)
 
 import math
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from conftest import ROOT, Here
+from conftest import Here
 from reproduce.inputs.tokenized import Tokenized
 from reproduce.params import Finetune
 from reproduce.training import checkpoints, loop
@@ -152,29 +151,13 @@ def test_ten_shapes_take_little_more_memory_than_one() -> None:
     assert reserved[-1] - reserved[0] < 64 * 2**20
 
 
-def test_a_model_that_looks_at_values_is_not_recorded() -> None:
-    """In a process of its own: a broken recording may make it unusable for the GPU."""
-    code = """
-import sys
-sys.path[:0] = ["tests", "."]
-from test_gpu import finish, make_training
-training = make_training("fp32")
-look = lambda module, inputs, output: output * (1 if output.sum().item() > 0 else 2)
-training.model.classifier.register_forward_hook(look)
-finish(training, record=True)
-"""
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert "RecordingFailedError: 32 x " in done.stderr and "captur" in done.stderr, done.stderr
-
-
 @pytest.mark.slow
 def test_the_stage_goes_on_eagerly_where_recording_fails(here: Here, tmp_path: Path) -> None:
-    """A fresh process, the same bytes; the line at the end says how many steps were replayed."""
+    """A loss that is looked at on the host cannot be recorded: a fresh process, the same bytes."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import torch\n"
-        "def begin(*_, **__): raise RuntimeError('no capture here')\n"
-        "torch.cuda.CUDAGraph.capture_begin = begin\n"
+        "import torch.nn.functional as f\n"
+        "real = f.cross_entropy\n"
+        "f.cross_entropy = lambda *a, **k: (loss := real(*a, **k), loss.item())[0]\n"
     )
     here.edit("params.yaml", lambda p: p["finetune"].update(precision="auto"))
     command = (sys.executable, "-m", "stages.finetune", "--model", "tiny", "--seed", "1")
@@ -187,7 +170,7 @@ def test_the_stage_goes_on_eagerly_where_recording_fails(here: Here, tmp_path: P
         assert (
             f"24 steps ({facts['replayed_steps']} replayed)" in said and facts["device"] == "cuda"
         )
-        assert ("no capture here). Starting again without recording" in said) is bool(env)
+        assert ("captur" in said and "Starting again without recording" in said) is bool(env)
         assert (facts["replayed_steps"] == 0) is bool(env)
         results.append((here.path / "models/finetuned/tiny-1/model.safetensors").read_bytes())
     assert results[0] == results[1]
