@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from reproduce.command import go_offline, run_command
 from reproduce.files import UserError, output_directory, read_json, write_json, write_text
-from reproduce.inputs.catalog import MODEL_ENTRIES, Model, read_entry
 from reproduce.inputs.sentences import read_about
 from reproduce.inputs.tokenized import Tokenized, read_tokenized
 from reproduce.inputs.tokenizer import _positions as positions
@@ -44,7 +43,8 @@ def main() -> None:
     run = f"{arguments.model}-{arguments.seed}"
     source, target = Path("models/finetuned") / run, Path("models/exported") / run
     params, dataset = read_section("export", Export), read_about()
-    licence = read_entry(MODEL_ENTRIES / f"{arguments.model}.json", Model).license
+    entry = Path("data/checked/models") / f"{arguments.model}.json"
+    licence = read_json(entry, "Run `dvc repro check`.")["license"]
     facts: dict[str, Any] = {
         "model": arguments.model,
         "seed": arguments.seed,

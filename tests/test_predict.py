@@ -23,7 +23,7 @@ from reproduce.command import run_command
 from reproduce.files import UserError
 from reproduce.models.onnx import export
 from reproduce.params import Export
-from tools import predict
+from tools import lines, predict
 
 SENTENCES = [line.split("\t")[0] for line in pocket_lines("train", 60)]
 EXPORT = Export(opset=20, per_channel=True, reduce_range=False, keep_fp32=())
@@ -234,12 +234,12 @@ def test_max_length_cuts(run: Predict, exported: Path) -> None:
 def test_order_and_answers_hold_over_many_windows(
     run: Predict, exported: Path, tmp_path: Path
 ) -> None:
-    lines = [SENTENCES[i % 60] if i % 97 else "" for i in range(2 * predict.WINDOW_LINES + 5)]
-    _, rows, _ = run("--file", "-", "--model", exported, stdin="\n".join(lines).encode())
-    assert [row[0] for row in rows[1:]] == lines
+    given = [SENTENCES[i % 60] if i % 97 else "" for i in range(2 * lines.WINDOW_LINES + 5)]
+    _, rows, _ = run("--file", "-", "--model", exported, stdin="\n".join(given).encode())
+    assert [row[0] for row in rows[1:]] == given
     _, alone, _ = run("--model", exported, *SENTENCES)
     truth = {row[0]: (row[1], float(row[2])) for row in alone[1:]}
-    assert close([row for row in rows[1:] if row[0]], [truth[line] for line in lines if line])
+    assert close([row for row in rows[1:] if row[0]], [truth[line] for line in given if line])
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_order_and_answers_hold_over_many_windows(
         (b"good\nna\xefve film\n", "line 2: not UTF-8: byte 0xef at byte 3 of the line"),
         (b"good\n" * 5000 + b"cut \xc3", "line 5001: not UTF-8: byte 0xc3 at byte 5"),
         ("good".encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),
-        (b"good\n" + b"x" * (predict.WINDOW_BYTES + 1), "line 2: longer than 4,194,304 bytes"),
+        (b"good\n" + b"x" * (lines.WINDOW_BYTES + 1), "line 2: longer than 4,194,304 bytes"),
         (b"a\tb\n\na\tb\tc\n", "line 3: 2 tabs; with --pairs, expected one"),
     ],
     ids=["latin-1", "cut off", "utf-16", "endless", "no pair"],
@@ -289,7 +289,7 @@ def test_a_file_of_a_person_s_beside_the_output_is_left_alone(
 
 def test_two_runs_to_one_output_write_whole_files(tmp_path: Path) -> None:
     target = tmp_path / "o.csv"
-    with predict.open_target(target) as first, predict.open_target(target) as second:
+    with lines.open_target(target) as first, lines.open_target(target) as second:
         first.write("first\n" * 100)
         second.write("second\n")
     assert target.read_text() == "first\n" * 100
@@ -299,7 +299,7 @@ def test_two_runs_to_one_output_write_whole_files(tmp_path: Path) -> None:
 def test_an_output_keeps_its_mode_and_a_link_stays_one(tmp_path: Path) -> None:
     (tmp_path / "real.csv").touch(mode=0o640)
     (tmp_path / "link.csv").symlink_to("real.csv")
-    with predict.open_target(tmp_path / "link.csv") as out:
+    with lines.open_target(tmp_path / "link.csv") as out:
         out.write("new")
     assert (tmp_path / "link.csv").is_symlink() and (tmp_path / "real.csv").read_text() == "new"
     assert stat.S_IMODE((tmp_path / "real.csv").stat().st_mode) == 0o640
@@ -310,10 +310,10 @@ def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w+") as log:
         log.write("older\n")
         log.flush()
-        with predict.open_target(Path(f"/dev/fd/{log.fileno()}")) as out:
+        with lines.open_target(Path(f"/dev/fd/{log.fileno()}")) as out:
             out.write("new\n")
     assert (tmp_path / "log").read_text() == "older\nnew\n"
-    assert predict.is_special(Path("/dev/stdout")) and predict.is_special(Path("/dev/null"))
+    assert lines.is_special(Path("/dev/stdout")) and lines.is_special(Path("/dev/null"))
 
 
 def test_a_named_pipe_is_read_once(run: Predict, exported: Path, tmp_path: Path) -> None:
@@ -397,15 +397,15 @@ def test_a_stream_is_answered_while_it_comes_and_ctrl_c_leaves_no_file(
         [*words, "--file", "-", "--output", "/dev/fd/1"], cwd=ROOT, **pipes
     ) as process:
         assert process.stdin and process.stdout
-        process.stdin.write("good\n" * predict.WINDOW_LINES)
+        process.stdin.write("good\n" * lines.WINDOW_LINES)
         process.stdin.flush()  # and left open: the rows must come before the end of the input
-        rows = [process.stdout.readline() for _ in range(predict.WINDOW_LINES + 1)]
+        rows = [process.stdout.readline() for _ in range(lines.WINDOW_LINES + 1)]
         assert rows[-1].startswith("good,")
     with subprocess.Popen(
         [*words, "--file", "-", "--output", out], cwd=ROOT, stderr=subprocess.PIPE, **pipes
     ) as process:
         assert process.stdin and process.stderr
-        process.stdin.write("good\n" * predict.WINDOW_LINES)
+        process.stdin.write("good\n" * lines.WINDOW_LINES)
         process.stdin.flush()
         while not any(path.stat().st_size for path in out.parent.iterdir()):
             assert process.poll() is None
