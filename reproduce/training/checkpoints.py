@@ -8,7 +8,6 @@ KEY is `checkpoint_key` of recipe.py. List and delete them: make clean-checkpoin
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.files import UserError, write_json
+from reproduce.files import UserError, sha256, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,12 +56,6 @@ def exclusive(checkpoints: Path) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield  # the file stays: a third process would lock a new one beside a second that waits
-
-
-def sha256(path: Path) -> str:
-    """The sha256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digests(folder: Path) -> dict[str, str]:

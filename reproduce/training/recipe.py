@@ -9,9 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from reproduce.files import UserError
+from reproduce.files import UserError, sha256
 from reproduce.params import PARAMS, Finetune, validate
-from reproduce.training.checkpoints import sha256
 
 # The code that decides what a run computes.
 CODE = (*sorted(Path(__file__).parent.glob("*.py")), Path(__file__).parents[1] / "models/load.py")

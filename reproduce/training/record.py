@@ -42,11 +42,7 @@ class Recorder:
         self.replayed = 0  # steps
 
     def __call__(self, rows: Tensor, length: int) -> None:
-        """One step.
-
-        Raises:
-            RecordingFailedError: names the shape and the reason; this step was not computed.
-        """
+        """One step. RecordingFailedError names shape and reason; the step was then not computed."""
         shape = len(rows), length
         if shape not in self.seen:
             self.seen.add(shape)
