@@ -54,7 +54,9 @@ def test_make_parallel_trains_side_by_side_with_the_cores_divided_also_past_a_fa
     assert {copy.json(f"environment/tiny-{seed}.json")["threads"] for seed in (2, 3)} == {share}
     done = make(copy, "parallel", "JOBS=2", ok=True, **meeting)
     assert done.stdout.count("going on from checkpoint-") == 1, done.stdout
-    assert copy.run("dvc", "status").stdout.strip() == "Data and pipelines are up to date."
+    assert (
+        copy.run("dvc", "status", "dvc.yaml").stdout.strip() == "Data and pipelines are up to date."
+    )
     # Beside another or alone: a run is the same run.
     copy.edit("params.yaml", lambda p: p.update(seeds=[1]))
     assert "finetune@tiny-1" not in copy.repro()
