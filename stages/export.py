@@ -176,7 +176,8 @@ def two_digits(value: float) -> float:
 def readme(facts: Mapping[str, Any], labels: Sequence[str], licence: str) -> str:
     """What the folder holds, how to use it, and what was measured."""
     rows = []
-    for file, form in zip(["PyTorch", *FILES.values()], facts["forms"].values(), strict=True):
+    for name, file in {"pytorch": "PyTorch", **FILES}.items():
+        form = facts["forms"][name]
         keys = ("score", "other_labels", "largest_logit_difference")
         values = [file, f"{form['bytes'] / 1e6:.1f}", *(str(form.get(key, "-")) for key in keys)]
         rows.append(f"| {' | '.join(values)} |")
