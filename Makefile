@@ -17,7 +17,8 @@ $(foreach name,$(GIVEN),$(if $(call from_user,$(name)),\
 
 .DEFAULT_GOAL := help
 .PHONY: help install environment constraints check demo repro parallel verify pin \
-        clean-checkpoints clean-experiments remote push fsck submission table test test-all lint format
+        clean-checkpoints clean-experiments remote push fsck submission table \
+        test test-all lint format
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort \
@@ -35,13 +36,13 @@ constraints: environment ## Pin anew all that requirements.txt brings along: con
 check: environment ## Check params.yaml, catalog.yaml and published.yaml
 	@python -m stages.check
 
-# Settings and no second params file: the demo is the same pipeline as an experiment. Smaller batches
-# and fewer epochs than SST-2's, for minutes on two cores; chosen on 320 sentences held out of train.
+# Settings and no second params file: the demo is the same pipeline, as an experiment. Smaller
+# batches and fewer epochs than SST-2's, chosen on 320 sentences held out of train.
 DEMO := -S dataset=pocket -S 'models=[minilm]' -S 'seeds=[1,2]' -S finetune.batch_size=16 \
         -S finetune.epochs=1 -S finetune.warmup_steps=10 -S finetune.log_every=5 \
         -S overrides.minilm.learning_rate=2e-4 -S benchmark.passes=1 -S benchmark.sentences=100
 
-demo: environment ## The pipeline on a small corpus, in minutes: no GPU, no Hub; the workspace stays
+demo: environment ## The pipeline on a small corpus: no GPU, no Hub; the workspace stays as it is
 	@python -m tools.experiments demo $(DEMO)
 
 repro: check ## The real experiment: what is not up to date, with a GPU if there is one
@@ -75,7 +76,7 @@ parallel: check ## Train JOBS runs at a time: make parallel JOBS=2 (docs/cluster
 verify: environment ## Run a stage again elsewhere, compare with dvc.lock: make verify STAGE=compare
 	@python -m tools.verify -- "$$STAGE"
 
-pin: environment ## Write bytes and sha256 of a new entry of catalog.yaml: make pin DATASET=rte (MODEL=)
+pin: environment ## Write the pins of a new entry of catalog.yaml: make pin DATASET=rte (MODEL=...)
 	@python -m tools.pin $(if $(MODEL),--model="$$MODEL",--dataset="$$DATASET")
 
 clean-checkpoints: environment ## Say what killed trainings left, ask, delete it (YES=1: do not ask)
@@ -84,7 +85,7 @@ clean-checkpoints: environment ## Say what killed trainings left, ask, delete it
 clean-experiments: environment ## The same for killed `dvc exp run --temp` and `make demo`
 	@python -m tools.experiments clean $(if $(YES),--yes)
 
-remote: environment ## Make a folder or URL this clone's DVC remote: make remote URL=s3://bucket/folder
+remote: environment ## Set this clone's DVC remote: make remote URL=s3://bucket/folder (or a folder)
 	@python -m tools.remotes set -- "$$URL"
 
 push: environment ## Push all results to the remote, with what a restore needs
@@ -96,7 +97,7 @@ fsck: environment ## Hash all of DVC's cache, name what is damaged (REMOTE=1: th
 table: environment ## The experiments side by side: make table KEEP='minilm|finetune.batch_size'
 	@python -m tools.experiments table $(if $(KEEP),--keep="$$KEEP")
 
-submission: environment ## Predict the test set in the form of GLUE's server: make submission MODEL=bert
+submission: environment ## Predict the test set for GLUE's server: make submission MODEL=bert
 	@python -m tools.submission --model="$$MODEL"
 
 # A file's tests share what they made, so one worker runs them, in the order of tests/conftest.py.

@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from conftest import Repository
-from reproduce.files import UserError
-from tools.verify import compare, difference, md5_of
+from tools.verify import difference
 
 
 def verify(repository: Repository, stage: str, code: int = 0) -> str:
@@ -79,17 +78,3 @@ def test_text_differs_by_its_first_line(tmp_path: Path) -> None:
     old.write_text(json.dumps({"n": 1}, indent=2))
     new.write_text(json.dumps({"n": 2}, indent=2))
     assert difference(old, new) == "line 2 was b'\"n\": 1', is b'\"n\": 2'"
-
-
-@pytest.mark.parametrize(("md5", "says"), [(None, "only now"), ("0" * 32, "old bytes are gone")])
-def test_a_file_too_many_or_without_its_old_bytes(
-    tmp_path: Path, md5: str | None, says: str
-) -> None:
-    (tmp_path / "now").write_text("x")
-    with pytest.raises(UserError, match=says):
-        compare("now", md5, tmp_path / "now", None)
-
-
-def test_an_equal_file_passes(tmp_path: Path) -> None:
-    (tmp_path / "now").write_text("x")
-    compare("now", md5_of(tmp_path / "now"), tmp_path / "now", None)
