@@ -93,15 +93,14 @@ def summarize(evidence: Evidence, claims: dict[str, Any]) -> dict[str, Any]:
 
 
 def medians_text(evidence: Evidence, language: str) -> str:
-    """The models' medians in a line: bert 92.55 (5 seeds)."""
-    seeds = evidence.published.say("seeds")[language]
+    """The models' medians in a line, n the number of seeds: bert 92.55 (n = 5)."""
     parts = []
     for model in evidence.runs:
         if scores := evidence.scores(model):
             median = in_language(statistics.median(scores.values()), language)
             kinds = sorted({run.device for run in evidence.of_model(model).values()})
             devices = f", {' + '.join(kinds)}" if kinds[1:] else ""
-            parts.append(f"{model} {median} ({len(scores)} {seeds}{devices})")
+            parts.append(f"{model} {median} (n = {len(scores)}{devices})")
     return ", ".join(parts)
 
 

@@ -101,7 +101,7 @@ def test_results_are_one_table_of_claims_in_two_languages(done: Path) -> None:
 
 
 def test_seeds_of_two_kinds_of_device_are_named_beside_the_median(done: Path) -> None:
-    assert "(5 seeds, cpu + cuda)" in (done / "metrics/results.md").read_text()
+    assert "(n = 5, cpu + cuda)" in (done / "metrics/results.md").read_text()
 
 
 def test_the_charts_have_a_line_a_seed_and_the_classes_names(done: Path) -> None:
