@@ -479,6 +479,8 @@ def test_slides_turn_by_the_arrow_keys(browser: Any, projects: dict[str, Path]) 
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
+    size = {"width": 1280, "height": 720, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "screen"})
     browser.get((projects["everything"] / "report/slides.html").as_uri())
     body = browser.find_element(By.TAG_NAME, "body")

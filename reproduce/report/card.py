@@ -58,7 +58,10 @@ On {where}.
 
 ## Limits
 
-{limits}
+- English, and texts like those above: nothing was measured on others.
+- One training run: how far seeds lie apart is not in the interval above.
+- What the base checkpoint learned from its own data, biases included, may still be there.
+- {limits}
 
 ## Licence
 
@@ -198,10 +201,9 @@ def _scores(run: Run) -> str:
 def _environment(environment: dict[str, Any]) -> str:
     """What can matter to the bits of the result."""
     packages = sorted(environment["packages"].items())
-    reason = f"{environment['precision']}, because {environment['precision_reason']}"
     rows = {
         "computed on": f"{environment['device']}: {environment['gpu'] or environment['cpu']}",
-        "precision": reason,
+        "precision": f"{environment['precision']}, because {environment['precision_reason']}",
         "threads": str(environment["threads"]),
         "Python": environment["python"],
         "packages": ", ".join(f"{name} {version}" for name, version in packages),
@@ -211,15 +213,10 @@ def _environment(environment: dict[str, Any]) -> str:
 
 
 def _limits(dataset: Dataset, held_out: bool) -> str:
-    numbers = "Predictions can leave the scale."
-    limits = [
-        "English, and texts like those above: nothing was measured on others.",
-        "One training run: how far seeds lie apart is not in the interval above.",
-        "The probability of an answer was not calibrated." if dataset.labels else numbers,
-        "What the base checkpoint learned from its own data, biases included, may still be there.",
-    ]
+    calibrated = "The probability of an answer was not calibrated."
+    limits = [calibrated if dataset.labels else "Predictions can leave the scale."]
     if held_out:
         limits.append("Scored on sentences held out of train: a run for choosing hyperparameters.")
     elif dataset.test:
         limits.append("No score on the test set: its labels are not public.")
-    return "\n".join(f"- {limit}" for limit in limits)
+    return "\n- ".join(limits)

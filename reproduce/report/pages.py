@@ -62,15 +62,14 @@ def draw(facts: Facts, say: Wording) -> Figures:
             add("curves", svg, every=facts.models[0].recipe.log_every, n=count)
         if facts.ran:
             rows, metric = [seed_rows(model, say) for model in facts.models], score_name(facts, say)
-            values = {"metric": metric, "confidence": confidence(facts, say)}
-            values |= {"sentences": facts.ran[0].correct.shape[1]}
-            values |= {"runs": sum(len(model.runs) for model in facts.ran)}
-            add("scores", charts.dots("scores", rows, metric, say), **values)
+            runs, n = sum(len(model.runs) for model in facts.ran), facts.ran[0].correct.shape[1]
+            svg, level = charts.dots("scores", rows, metric, say), confidence(facts, say)
+            add("scores", svg, metric=metric, confidence=level, sentences=n, runs=runs)
         for index, model in enumerate(facts.models):
             if model.runs and facts.dataset.labels:
                 svg = charts.reliability(model.name, index, model.calibration, say)
-                values = {"name": model.name, "bins": BINS, "n": model.correct.size}
-                add(f"reliability-{model.name}", svg, "reliability", **values)
+                place, n = f"reliability-{model.name}", model.correct.size
+                add(place, svg, "reliability", name=model.name, bins=BINS, n=n)
         if facts.ran and facts.dataset.labels and facts.texts is not None:
             for name in ("lengths", "kinds"):
                 rows = group_rows(facts, facts.texts, name, say)
