@@ -10,6 +10,8 @@ telephone.
 
 import functools
 import io
+import logging
+import os
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -38,7 +40,12 @@ DASHED = (0, (3, 2))
 
 
 def style() -> AbstractContextManager[None]:
-    """While it lasts, matplotlib draws by our style over its own defaults: no matplotlibrc."""
+    """While it lasts, matplotlib draws by our style over its own defaults.
+
+    A person's matplotlibrc and back end count for nothing here, nor do complaints about them.
+    """
+    os.environ.pop("MPLBACKEND", None)
+    logging.getLogger("matplotlib").setLevel(logging.CRITICAL)
     import matplotlib as mpl
 
     return mpl.rc_context(fname=Path(__file__).parent / "templates/charts.mplstyle")
