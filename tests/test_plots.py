@@ -10,7 +10,8 @@ CHARTS = ["plots/score_by_seed.csv", "plots/loss.csv", "plots/confusion.csv"]
 
 def test_the_charts_show_their_tables_and_there_are_no_others(finished: Repository) -> None:
     shown = json.loads(finished.run("dvc", "plots", "show", "--json").stdout)
-    assert not shown.get("errors") and set(shown["data"]) == set(CHARTS)
+    drawn = {name for name, plots in shown["data"].items() if plots}  # a JSON of numbers: none
+    assert not shown.get("errors") and drawn == set(CHARTS)
     for name in CHARTS:
         (plot,) = shown["data"][name]
         content = plot["content"]
