@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from reproduce.files import UserError
-from reproduce.inputs.sentences import read_about, read_tsv, to_tsv
+from reproduce.inputs.sentences import read_raw_data, read_tsv, to_tsv
 
 LABELLED = (
     "sentence\tlabel\n"
@@ -119,7 +119,7 @@ def test_a_missing_file_says_what_makes_it(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(UserError, match=r"is missing\. Run `dvc repro`, which makes it"):
         read_tsv(tmp_path / "train.tsv", 2)
     with pytest.raises(UserError, match=r"is missing\. Run `dvc repro download_dataset`"):
-        read_about()
+        read_raw_data()
 
 
 def test_sentences_and_labels_of_unequal_number_are_refused() -> None:
