@@ -54,7 +54,7 @@ def test_the_pins_of_rte_are_those_of_the_real_files(mirror: Path) -> None:
 @pytest.fixture
 def here(repository: Repository) -> Here:
     made = Here(repository.path, repository.env)
-    made.stage("download_tokenizer", "--model", "tiny")
+    made.stage("download_model", "--model", "tiny", "--files", "tokenizer")
     return made
 
 
@@ -103,8 +103,8 @@ def test_pairs_go_through_the_stages_to_their_metric(
     make_pairs(here, **entry)
     for stage in ("check", "download_dataset"):
         here.stage(stage)
-    for stage in ("download_weights", "tokenize_text"):
-        here.stage(stage, "--model", "tiny")
+    here.stage("download_model", "--model", "tiny", "--files", "weights")
+    here.stage("tokenize_text", "--model", "tiny")
     for stage in ("finetune", "evaluate"):
         here.stage(stage, "--model", "tiny", "--seed", "1")
     lines = (here.path / "predictions/tiny-1.csv").read_text().splitlines()

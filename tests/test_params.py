@@ -53,9 +53,10 @@ def test_yaml_is_read_as_yaml_1_2(tmp_path: Path) -> None:
 
 
 BAD: list[tuple[str, Any, str]] = [
-    ("comprae", {}, "comprae: unknown section. Known: dataset, models, seeds,"),
-    ("evaluate", ..., "evaluate is missing."),
-    ("finetune", [], "finetune: input should be"),
+    ("modles", ["bert"], "modles: unknown key. Known here: benchmark, compare, dataset,"),
+    ("evaluate", ..., "evaluate: missing."),
+    ("models", ..., "models: missing."),
+    ("finetune", [], "finetune: expected a mapping, found []."),
     ("finetune.lr", 1e-5, "finetune.lr: unknown key. Known here: accumulation,"),
     ("finetune.epochs", ..., "finetune.epochs: missing."),
     ("finetune.epochs", "3", 'finetune.epochs: input should be a valid integer (found "3").'),
@@ -73,13 +74,13 @@ BAD: list[tuple[str, Any, str]] = [
     ("models", ["../x"], "models.0: string should match pattern"),
     ("overrides.bert", ..., "overrides.bert is missing. Add `bert: {}` under overrides"),
     ("overrides.bert.lr", 1, "overrides.bert.lr: unknown key."),
-    ("overrides.brt", {}, "overrides.brt: catalog.yaml knows bert, distilbert, minilm."),
+    ("overrides.brt", {}, "overrides.brt: catalog.yaml has no brt, it has bert, distilbert, minilm."),
     ("tasks.rte.epochs", 0, "finetune with tasks.rte.epochs: input should be greater than or"),
-    ("tasks.rte", None, "tasks.rte: expected a mapping, found None. Write {} for no change."),
-    ("tasks", [], "tasks"),
+    ("tasks.rte", None, "tasks.rte: expected a mapping, found null. Write {} for an empty one."),
+    ("tasks", [], "tasks: expected a mapping"),
     ("tokenize.max_length", 513, "tokenize.max_length: input should be less than or equal to 512"),
     ("selection.holdout", 1, "selection: hold out 0 sentences, or 10 or more"),
-    ("selection.train", 30, "selection: train is for choosing hyperparameters on held-out"),
+    ("selection.train", 30, "selection: train goes with held-out sentences: set holdout too"),
     ("compare.teacher", "brt", "compare.teacher: catalog.yaml has no brt, it has bert,"),
     ("compare.student", "tinybert", "compare.student: catalog.yaml has no tinybert, it has"),
 ]  # fmt: skip

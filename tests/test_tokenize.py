@@ -90,7 +90,7 @@ def here(repository: Repository) -> Here:
     """A repository with data and tokenizer, stages run in this process."""
     made = Here(repository.path, repository.env)
     made.stage("download_dataset")
-    made.stage("download_tokenizer", "--model", "tiny")
+    made.stage("download_model", "--model", "tiny", "--files", "tokenizer")
     return made
 
 

@@ -70,7 +70,8 @@ def _ask_once(kind: Kind, source: Source, name: str) -> str:
         handler.addFilter(_redact_record)
     url = hf_hub_url(source.hub or "", name, repo_type=kind, revision=source.revision)
     try:
-        seconds = constants.HF_HUB_ETAG_TIMEOUT  # HF_HUB_ETAG_TIMEOUT sets it; else 10
+        seconds = constants.HF_HUB_ETAG_TIMEOUT  # of the environment; else 10
+        _say_once(f"asking {redact(constants.ENDPOINT)} (at most {seconds} s a source if silent)")
         return get_hf_file_metadata(url, token=_token(), timeout=seconds).etag or ""
     except HfHubHTTPError as error:
         if error.response.status_code in (408, 429) or error.response.status_code >= 500:
