@@ -8,7 +8,14 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from reproduce.files import UserError
 
@@ -25,6 +32,18 @@ class Section(BaseModel):
 
 
 SectionType = TypeVar("SectionType", bound=Section)
+T = TypeVar("T")
+
+
+def _refuse_repetition(values: tuple[T, ...]) -> tuple[T, ...]:
+    if repeated := [str(value) for value in dict.fromkeys(values) if values.count(value) > 1]:
+        raise ValueError(f"listed more than once: {', '.join(repeated)}; list each once")
+    return values
+
+
+# A list in which nothing is there twice; at least one of them.
+Distinct = Annotated[tuple[T, ...], AfterValidator(_refuse_repetition)]
+OneOrMore = Annotated[Distinct[T], Field(min_length=1)]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -183,7 +202,7 @@ class Export(Section):
 class Benchmark(Section):
     """Section `benchmark` of params.yaml."""
 
-    models: Annotated[tuple[Name, ...], Field(min_length=1)]
+    models: OneOrMore[Name]
     sentences: Annotated[int, Field(ge=0)]  # 0: all
     passes: Annotated[int, Field(ge=1)]
     warmup: Annotated[int, Field(ge=0)]
@@ -216,16 +235,8 @@ class Experiment(Section):
     """What is compared: the top of params.yaml."""
 
     dataset: Name
-    models: Annotated[tuple[Name, ...], Field(min_length=1)]
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)]
-
-    @field_validator("models", "seeds")
-    @classmethod
-    def _no_repetition(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        if repeated := sorted({value for value in values if values.count(value) > 1}):
-            listed = ", ".join(map(str, repeated))
-            raise ValueError(f"{listed} listed more than once; list each once")
-        return values
+    models: OneOrMore[Name]
+    seeds: OneOrMore[Annotated[int, Field(ge=0, lt=2**32)]]
 
 
 class Params(Experiment):

@@ -186,6 +186,7 @@ def _from_wheel(source: Source, label: str, files: Files, into: Path) -> None:
     if wanted and kept.is_file():
         try:
             _unpack(kept, source, label, wanted, into)
+            print(f"source {label}: the wheel is {kept}, downloaded before", flush=True)
             wanted = {}
         except Unavailable as error:
             print(f"source {label}: {kept}: {error}", flush=True)
