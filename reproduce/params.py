@@ -92,6 +92,10 @@ def validate(schema: type[SectionType], data: Any, where: str) -> SectionType:
         raise UserError(text) from error
 
 
+MAPPING = "a mapping ({} for an empty one)"
+SHAPES = {"dict_type": MAPPING, "model_type": MAPPING, "tuple_type": "a list, in brackets"}
+
+
 def _explain(schema: type[Section], problem: Any, where: str) -> str:
     keys, kind = problem["loc"], problem["type"]
     place = re.sub(r": ?\.", ": ", ".".join([where, *map(str, keys)]))
@@ -105,8 +109,8 @@ def _explain(schema: type[Section], problem: Any, where: str) -> str:
     if kind == "too_short":
         return f"{place}: empty. Name at least one."
     found = json.dumps(problem["input"], default=str)
-    if kind in ("dict_type", "model_type"):
-        return f"{place}: expected a mapping, found {found}. Write {{}} for an empty one."
+    if expected := SHAPES.get(kind):
+        return f"{place}: expected {expected}, found {found}."
     message = problem["msg"].removeprefix("Value error, ")
     return f"{place}: {message[0].lower() + message[1:]} (found {found})."
 
