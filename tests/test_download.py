@@ -265,53 +265,46 @@ def good_catalog() -> Any:
     return json.loads(json.dumps(catalog))  # no part is another's
 
 
-DELETE = object()
 A_PIN = {"bytes": 1, "sha256": "a" * 64}
+OURS = {"hub": "some/thing", "revision": COMMIT}
 numbers: Any = functools.partial(dict, labels=[], scale=[0, 5], metrics=["pearson"])
-BAD_DATASETS: list[tuple[str, Any, str]] = [
-    ("sources.0.revision", DELETE, "films.sources.0: hub and revision go together: pin the commit"),
-    ("sources.0.folder", "x", "films.sources.0: a source names exactly one of hub, pypi, folder"),
-    ("sources.0.embedded", "x", "films.sources.0: embedded goes with pypi"),
-    ("sources.0", {"pypi": "thing==1"}, "films.sources.0: pypi and inside go together"),
-    ("train.sha256", DELETE, "films.train.sha256: missing."),
-    ("train.file", "../x.tsv", "films.train.file: string should match pattern"),
-    ("labels", ["NO"], "films: name two labels or more, or none and a scale"),
-    ("labels", ["NO", "NO"], "films.labels: listed more than once: NO; list each once"),
-    ("metrics", ["pearson"], "films: metric pearson does not fit classes"),
-    ("", numbers(scale=[5, 0]), "films: scale goes from the lowest to the highest label"),
-    ("", numbers(metrics=["f1"]), "films: metric f1 does not fit numbers"),
-    ("", numbers(metrics=["spearman"]), "films: metric spearman cannot be the headline"),
-    ("", {"labels": ["a", "b", "c"], "metrics": ["f1"]}, "films: metric f1 cannot be the headline"),
-    ("columns", ["a", "label"], "films.columns: label is a column of our own tables"),
-    ("licence", "x", "films.licence: unknown key. Known here: columns, labels, metrics, note,"),
-]  # fmt: skip
-BAD_MODELS: list[tuple[str, Any, str]] = [
-    ("weights", {"pytorch_model.bin": A_PIN}, "small: weights must be model.safetensors alone"),
-    ("tokenizer", {"vocab.txt": A_PIN}, "small: tokenizer must list config.json"),
-]  # fmt: skip
+SOURCES: list[tuple[dict[str, str], str]] = [
+    ({"hub": "some/thing"}, ": hub and revision go together: pin the commit"),
+    ({**OURS, "folder": "x"}, ": a source names exactly one of hub, pypi, folder"),
+    ({**OURS, "embedded": "x"}, ": embedded goes with pypi"),
+    ({"pypi": "thing==1"}, ": pypi and inside go together"),
+]
+BAD: list[tuple[dict[str, Any], str]] = [
+    *(({"sources": [source]}, f".sources.0{message}") for source, message in SOURCES),
+    ({"train": {"file": "x.tsv", "bytes": 1}}, ".train.sha256: missing."),
+    ({"train": {"file": "../x.tsv", **A_PIN}}, ".train.file: string should match pattern"),
+    ({"labels": ["NO"]}, ": name two labels or more, or none and a scale"),
+    ({"labels": ["NO", "NO"]}, ".labels: listed more than once: NO; list each once"),
+    ({"metrics": ["pearson"]}, ": metric pearson does not fit classes"),
+    (numbers(scale=[5, 0]), ": scale goes from the lowest to the highest label"),
+    (numbers(metrics=["f1"]), ": metric f1 does not fit numbers"),
+    (numbers(metrics=["spearman"]), ": metric spearman cannot be the headline"),
+    ({"labels": ["a", "b", "c"], "metrics": ["f1"]}, ": metric f1 cannot be the headline"),
+    ({"columns": ["a", "label"]}, ".columns: label is a column of our own tables"),
+    ({"licence": "x"}, ".licence: unknown key. Known here: columns, labels, metrics, note,"),
+    ({"weights": {"pytorch_model.bin": A_PIN}}, ": weights must be model.safetensors alone"),
+    ({"tokenizer": {"vocab.txt": A_PIN}}, ": tokenizer must list config.json"),
+]
 
 
-BAD = [("datasets.films", *c) for c in BAD_DATASETS] + [("models.small", *c) for c in BAD_MODELS]
-
-
-@pytest.mark.parametrize(("entry", "place", "value", "message"), BAD)
+@pytest.mark.parametrize(("change", "message"), BAD)
 def test_a_wrong_entry_is_named_by_its_place(
-    tmp_path: Path, entry: str, place: str, value: Any, message: str
+    tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     catalog, path = good_catalog(), tmp_path / "catalog.yaml"
-    *parents, key = f"{entry}.{place}".split(".")
-    parent = functools.reduce(lambda at, k: at[int(k) if k.isdecimal() else k], parents, catalog)
-    if not key:
-        parent.update(value)
-    elif value is DELETE:
-        del parent[key]
-    else:
-        parent[int(key) if key.isdecimal() else key] = value
+    of_a_model = {"weights", "tokenizer"} & set(change)
+    kind, name = ("models", "small") if of_a_model else ("datasets", "films")
+    catalog[kind][name].update(change)
     dump_yaml(path, catalog)
     with pytest.raises(UserError) as error:
         read_dataset("films", path)
         read_model("small", path)
-    assert f"{path}: {entry.split('.')[0]}.{message}" in str(error.value)
+    assert f"{path}: {kind}.{name}{message}" in str(error.value)
 
 
 def test_an_unpinned_dataset_is_refused(tmp_path: Path) -> None:
@@ -319,9 +312,8 @@ def test_an_unpinned_dataset_is_refused(tmp_path: Path) -> None:
     for key in ("bytes", "sha256"):
         del data["datasets"]["films"]["validation"][key]
     dump_yaml(path, data)
-    with pytest.raises(
-        UserError, match=r"films\.validation has no bytes .*`make pin DATASET=films`"
-    ):
+    message = r"films\.validation has no bytes .*`make pin DATASET=films`"
+    with pytest.raises(UserError, match=message):
         read_dataset("films", path)
 
 
