@@ -64,10 +64,9 @@ def explain(error: Exception) -> str:
         return (
             f"the disk is full ({reason}): no half-written output was left. Make room and run the "
             "same command again: training goes on from its last checkpoint. `make "
-            "clean-checkpoints` deletes what killed trainings left. `dvc gc --workspace "
-            "--all-branches --all-tags --all-experiments` deletes the cached results that no tip "
-            "of a branch, no tag and no experiment names: to have those again, they must be "
-            "computed again."
+            "clean-checkpoints` deletes what killed trainings left. `dvc gc --all-branches "
+            "--all-tags --all-experiments` keeps what every branch, tag and experiment names and "
+            "deletes the cached results of all other runs."
         )
     if isinstance(error, BrokenPipeError):
         return "nobody reads the output any more (a closed pipe). Run it again without the pipe."

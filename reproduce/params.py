@@ -1,7 +1,6 @@
 """params.yaml and its like: YAML 1.2 in, typed and frozen objects out; the rest is an error.
 
-Every section of params.yaml is here. No stage of dvc.yaml depends on this file: it can refuse a
-value, it cannot change one.
+No stage of dvc.yaml depends on this file: it can refuse a value, it cannot change one.
 """
 
 import json
@@ -9,7 +8,14 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from reproduce.files import UserError
 
@@ -25,30 +31,25 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Experiment(Section):
-    """What is compared: the top of params.yaml."""
-
-    dataset: Name
-    models: Annotated[tuple[Name, ...], Field(min_length=1)]
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)]
-
-    @field_validator("models", "seeds")
-    @classmethod
-    def _no_repetition(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        if repeated := sorted({value for value in values if values.count(value) > 1}):
-            listed = ", ".join(map(str, repeated))
-            raise ValueError(f"{listed} listed more than once; list each once")
-        return values
-
-
 SectionType = TypeVar("SectionType", bound=Section)
+T = TypeVar("T")
+
+
+def _refuse_repetition(values: tuple[T, ...]) -> tuple[T, ...]:
+    if repeated := [str(value) for value in dict.fromkeys(values) if values.count(value) > 1]:
+        raise ValueError(f"listed more than once: {', '.join(repeated)}; list each once")
+    return values
+
+
+# A list in which nothing is there twice; at least one of them.
+Distinct = Annotated[tuple[T, ...], AfterValidator(_refuse_repetition)]
+OneOrMore = Annotated[Distinct[T], Field(min_length=1)]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML 1.2 mapping, as plain JSON values. `UserError` names the file and the place.
 
-    YAML 1.2, as DVC reads it: `3e-05` and `1e-4` are numbers (in YAML 1.1, which PyYAML reads,
-    they are strings) and `no` is a string.
+    YAML 1.2, as DVC reads it: `3e-05` is a number and `no` a string (not so for PyYAML).
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
@@ -56,9 +57,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(
-            f"{path} is missing. Run from the project's root, where dvc.yaml is."
-        ) from error
+        place = "Run from the project's root, where dvc.yaml is."
+        raise UserError(f"{path} is missing. {place}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 ({error}). Save it as UTF-8.") from error
     except (YAMLError, ValueError, RecursionError) as error:
@@ -67,54 +67,61 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected a mapping, found {type(data).__name__}.")
     try:
-        plain: dict[str, Any] = json.loads(json.dumps(data, default=str))
+        return json.loads(json.dumps(data, default=str))  # type: ignore[no-any-return]
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} holds what no parameter can be ({error}): an alias (*name) inside what it "
             "stands for, or a list for a key. Write the values out."
         ) from error
-    return plain
 
 
 def validate(schema: type[SectionType], data: Any, where: str) -> SectionType:
     """Turn plain `data` into a `schema` object, or raise one `UserError` that lists what is wrong.
 
-    Args:
-        where: how messages call the place, e.g. "params.yaml: finetune".
+    `where` is how messages call the place, e.g. "params.yaml: finetune".
     """
     try:
         # Through JSON: in pydantic's strict mode that is how a list may become a tuple.
         return schema.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
-        problems = error.errors()
-
+        problems = {problem["loc"]: problem for problem in error.errors()}
         # A list whose only item is wrong is also reported as empty, which it is not.
-        def has_a_cause(problem: Any) -> bool:
-            place = problem["loc"]
-            return any(p is not problem and p["loc"][: len(place)] == place for p in problems)
-
-        lines = [_explain(schema, p, where) for p in problems if not has_a_cause(p)]
+        causes = [a for a in problems if not any(a == b[: len(a)] for b in problems if b != a)]
+        lines = [_explain(schema, problems[place], where) for place in causes]
         text = lines[0] if len(lines) == 1 else "\n  ".join(["bad input", *lines])
         raise UserError(text) from error
 
 
+MAPPING = "a mapping ({} for an empty one)"
+SHAPES = {"dict_type": MAPPING, "model_type": MAPPING, "tuple_type": "a list, in brackets"}
+
+
 def _explain(schema: type[Section], problem: Any, where: str) -> str:
-    place = ".".join([where, *map(str, problem["loc"])]) if problem["loc"] else where
-    place = re.sub(r": \.", ": ", place.replace(":.", ": "))
-    if problem["type"] == "extra_forbidden":
-        known = f" Known here: {', '.join(sorted(schema.model_fields))}."
-        known = known if len(problem["loc"]) == 1 else ""
-        return f"{place}: unknown key.{known} Correct the spelling or remove it."
-    if problem["type"] == "missing":
-        default = f"`git show HEAD:{where.split(':')[0]}`"
+    keys, kind = problem["loc"], problem["type"]
+    place = re.sub(r": ?\.", ": ", ".".join([where, *map(str, keys)]))
+    if kind == "extra_forbidden":
         return (
-            f"{place}: missing. Add it; the default file and its comments are in git ({default})."
+            f"{place}: unknown key.{_known_keys(schema, keys)} Correct the spelling or remove it."
         )
-    if problem["type"] == "too_short":
+    if kind == "missing":
+        default = f"`git show HEAD:{where.split(':')[0]}`"
+        return f"{place}: missing. Add it; the default file is in git ({default})."
+    if kind == "too_short":
         return f"{place}: empty. Name at least one."
-    message = problem["msg"].removeprefix("Value error, ")
     found = json.dumps(problem["input"], default=str)
+    if expected := SHAPES.get(kind):
+        return f"{place}: expected {expected}, found {found}."
+    message = problem["msg"].removeprefix("Value error, ")
     return f"{place}: {message[0].lower() + message[1:]} (found {found})."
+
+
+def _known_keys(schema: Any, keys: tuple[str | int, ...]) -> str:
+    """The right keys in the place of a wrong one, where these are a section's."""
+    for key in keys[:-1]:
+        field = getattr(schema, "model_fields", {}).get(key)
+        schema = field and field.annotation
+    known = sorted(getattr(schema, "model_fields", {}))
+    return f" Known here: {', '.join(known)}." if known else ""
 
 
 def read_entry(path: Path, schema: type[SectionType], stage: str = "check") -> SectionType:
@@ -137,13 +144,6 @@ def read_section(name: str, schema: type[SectionType], path: Path = PARAMS) -> S
     return validate(schema, data[name], f"{path}: {name}")
 
 
-def read_experiment(path: Path = PARAMS) -> Experiment:
-    """Read dataset, models and seeds from the top of params.yaml."""
-    data = read_yaml(path)
-    top = {key: data[key] for key in Experiment.model_fields if key in data}
-    return validate(Experiment, top, f"{path}:")
-
-
 FEWEST_HELD_OUT = 10  # fewer decide nothing, may lack a class, and have no correlation
 
 
@@ -158,10 +158,7 @@ class Selection(Section):
         if 0 < self.holdout < FEWEST_HELD_OUT:
             raise ValueError(f"hold out 0 sentences, or {FEWEST_HELD_OUT} or more")
         if self.train and not self.holdout:
-            raise ValueError(
-                "train is for choosing hyperparameters on held-out sentences: set holdout too, "
-                "or train to 0"
-            )
+            raise ValueError("train goes with held-out sentences: set holdout too, or train to 0")
         return self
 
 
@@ -177,9 +174,7 @@ class Finetune(Section):
     learning_rate: Annotated[float, Field(gt=0, lt=1)]  # peak, after warm-up
     batch_size: Annotated[int, Field(ge=1)]
     epochs: Annotated[int, Field(ge=1)]
-    warmup_steps: Annotated[
-        int, Field(ge=0)
-    ]  # linear from 0; then linear decay to 0 at the last step
+    warmup_steps: Annotated[int, Field(ge=0)]  # from 0; then linear decay to 0 at the last step
     weight_decay: Annotated[float, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]
     precision: Literal["auto", "fp32", "bf16", "fp16"]
@@ -194,13 +189,13 @@ class Machine(Section):
 
 
 class Evaluate(Section):
-    """Section `evaluate` of params.yaml."""
+    """How to predict."""
 
     batch_size: Annotated[int, Field(ge=1)]
 
 
 class Export(Section):
-    """Section `export` of params.yaml."""
+    """How to write ONNX."""
 
     opset: Annotated[int, Field(ge=18, le=25)]  # that PyTorch's exporter can write
     per_channel: bool
@@ -211,7 +206,7 @@ class Export(Section):
 class Benchmark(Section):
     """Section `benchmark` of params.yaml."""
 
-    models: Annotated[tuple[Name, ...], Field(min_length=1)]
+    models: OneOrMore[Name]
     sentences: Annotated[int, Field(ge=0)]  # 0: all
     passes: Annotated[int, Field(ge=1)]
     warmup: Annotated[int, Field(ge=0)]
@@ -240,13 +235,31 @@ class Compare(Section):
         return self
 
 
-SECTIONS: dict[str, type[Section]] = {
-    "selection": Selection,
-    "tokenize": Tokenize,
-    "finetune": Finetune,
-    "machine": Machine,
-    "evaluate": Evaluate,
-    "export": Export,
-    "benchmark": Benchmark,
-    "compare": Compare,
-}
+class Experiment(Section):
+    """What is compared: the top of params.yaml."""
+
+    dataset: Name
+    models: OneOrMore[Name]
+    seeds: OneOrMore[Annotated[int, Field(ge=0, lt=2**32)]]
+
+
+class Params(Experiment):
+    """The whole of params.yaml."""
+
+    selection: Selection
+    tokenize: Tokenize
+    finetune: Finetune
+    machine: Machine
+    evaluate: Evaluate
+    export: Export
+    benchmark: Benchmark
+    compare: Compare
+    tasks: dict[str, dict[str, Any]]  # by dataset, changes of `finetune`
+    overrides: dict[str, dict[str, Any]]  # by model, changes over these
+
+
+def read_experiment(path: Path = PARAMS) -> Experiment:
+    """Read dataset, models and seeds from the top of params.yaml."""
+    data = read_yaml(path)
+    top = {key: data[key] for key in Experiment.model_fields if key in data}
+    return validate(Experiment, top, f"{path}:")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from reproduce.command import go_offline, run_command
 from reproduce.files import write_json
-from reproduce.inputs.sentences import read_about, read_tsv
+from reproduce.inputs.sentences import read_raw_data, read_tsv
 from reproduce.inputs.tokenizer import load_tokenizer, read_config, tokenize_split
 from reproduce.machine import describe
 from reproduce.params import PARAMS, Benchmark, Tokenize, read_section, read_yaml
@@ -41,8 +41,8 @@ def main() -> None:
 
     if params.threads:
         torch.set_num_threads(params.threads)
-    about = read_about()
-    texts, _ = read_tsv(Path("data/raw/validation.tsv"), about.label_values, about.columns)
+    data = read_raw_data()
+    texts, _ = read_tsv(Path("data/raw/validation.tsv"), data.label_values, data.columns)
     sentences = choose(texts, params.sentences)
     models, inputs, results = {}, {}, {}
     for name in params.models:

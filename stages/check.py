@@ -8,8 +8,7 @@ pins stand apart, for the trainings: a new source of the same bytes is no reason
 """
 
 import argparse
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Mapping
 
 from reproduce.command import run_command
 from reproduce.files import UserError, output_directory, write_json
@@ -27,15 +26,7 @@ from reproduce.inputs.catalog import (
     read_model,
     write_entry,
 )
-from reproduce.params import (
-    PARAMS,
-    SECTIONS,
-    Experiment,
-    Finetune,
-    read_experiment,
-    read_yaml,
-    validate,
-)
+from reproduce.params import PARAMS, Finetune, Params, read_yaml, validate
 from reproduce.training.recipe import read_recipe
 from reproduce.verdict.published import PUBLISHED, Published
 
@@ -47,63 +38,39 @@ def check_inputs() -> tuple[Dataset, dict[str, Model]]:
         the catalog's entries of this experiment: its dataset; by name, its models and those that
         are only benchmarked.
     """
-    params = read_yaml(PARAMS)
-    _refuse_sections(params)
-    experiment = read_experiment()
-    for name, schema in SECTIONS.items():
-        validate(schema, params[name], f"{PARAMS}: {name}")
-    dataset = read_dataset(experiment.dataset)
-    benchmarked = params["benchmark"].get("models", experiment.models)
-    models = {name: read_model(name) for name in [*experiment.models, *benchmarked]}
-    for name in experiment.models:
-        read_recipe(name, params)
+    data = read_yaml(PARAMS)
+    params = validate(Params, data, f"{PARAMS}:")
+    dataset = read_dataset(params.dataset)
+    benchmarked = params.benchmark.models
+    models = {name: read_model(name) for name in [*params.models, *benchmarked]}
+    for name in params.models:
+        read_recipe(name, data)
         if name not in benchmarked:
             raise UserError(
                 f"{PARAMS}: benchmark.models lacks {name}, which `models` names. Add it there: its "
                 "tokenizer and config are downloaded for both."
             )
     catalog = validate(Catalog, read_yaml(CATALOG), f"{CATALOG}:")
-    _check_changes(params, "tasks", catalog.datasets)
-    _check_changes(params, "overrides", catalog.models)
     for role in ("teacher", "student"):
-        if (name := params["compare"][role]) not in catalog.models:
-            known = ", ".join(sorted(catalog.models))
-            raise UserError(f"{PARAMS}: compare.{role}: {CATALOG} has no {name}, it has {known}.")
+        _refuse_unknown(f"compare.{role}", getattr(params.compare, role), catalog.models)
+    for section, entries, known in (
+        ("tasks", params.tasks, catalog.datasets),
+        ("overrides", params.overrides, catalog.models),
+    ):
+        for name, changes in entries.items():  # those of other experiments too
+            _refuse_unknown(f"{section}.{name}", name, known)
+            merged = data["finetune"] | changes
+            validate(Finetune, merged, f"{PARAMS}: finetune with {section}.{name}")
     validate(Published, read_yaml(PUBLISHED), f"{PUBLISHED}:")
     return dataset, models
 
 
-def _refuse_sections(params: dict[str, Any]) -> None:
-    known = [*Experiment.model_fields, *SECTIONS, "tasks", "overrides"]
-    if unknown := [key for key in params if key not in known]:
+def _refuse_unknown(place: str, name: str, known: Mapping[str, object]) -> None:
+    if name not in known:
+        listed = ", ".join(sorted(known))
         raise UserError(
-            f"{PARAMS}: {unknown[0]}: unknown section. Known: {', '.join(known)}. Correct the "
-            "spelling or remove it."
+            f"{PARAMS}: {place}: {CATALOG} has no {name}, it has {listed}. Correct it or remove it."
         )
-    if missing := [key for key in known if key not in params]:
-        raise UserError(
-            f"{PARAMS}: {missing[0]} is missing. Add it; the default file is in git (`git show "
-            f"HEAD:{PARAMS}`)."
-        )
-
-
-def _check_changes(params: dict[str, Any], section: str, names: Collection[str]) -> None:
-    """Check `tasks` or `overrides`, those of other experiments too."""
-    if not isinstance(params[section], dict):
-        raise UserError(f"{PARAMS}: {section}: expected a mapping, found {params[section]!r}.")
-    for name, changes in params[section].items():
-        if name not in names:
-            raise UserError(
-                f"{PARAMS}: {section}.{name}: {CATALOG} knows {', '.join(sorted(names))}. Correct "
-                "or remove it."
-            )
-        if not isinstance(changes, dict):
-            raise UserError(
-                f"{PARAMS}: {section}.{name}: expected a mapping, found {changes!r}. Write {{}} "
-                "for no change."
-            )
-        merged = {**params["finetune"], **changes}
-        validate(Finetune, merged, f"{PARAMS}: finetune with {section}.{name}")
 
 
 def main() -> None:

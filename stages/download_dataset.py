@@ -12,7 +12,7 @@ from reproduce.files import output_directory, write_json
 from reproduce.inputs.canonical import canonical_tsv, hold_out
 from reproduce.inputs.catalog import Dataset, read_dataset
 from reproduce.inputs.fetch import fetch
-from reproduce.inputs.sentences import ABOUT, read_tsv, to_tsv
+from reproduce.inputs.sentences import DESCRIPTION, read_tsv, to_tsv
 from reproduce.params import Selection, read_experiment, read_section
 
 RAW = Path("data/raw")
@@ -40,7 +40,7 @@ def main() -> None:
     held = selection.holdout > 0
     described = dataset.model_dump(include={"columns", "labels", "scale", "metrics"})
     described |= {"validation": "held out of train" if held else "validation"}
-    write_json(ABOUT, {"dataset": name, "splits": list(sizes), **described})
+    write_json(DESCRIPTION, {"dataset": name, "splits": list(sizes), **described})
     rows = ", ".join(f"{split} {n:,}" for split, n in sizes.items())
     note = ", validation held out of train (selection.holdout)" if held else ""
     print(f"{RAW}: {name}, {rows} sentences{note}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from reproduce.command import go_offline, run_command
 from reproduce.files import UserError, read_json, write_text
 from reproduce.inputs.catalog import DATASET_ENTRY, MODEL_ENTRIES, Dataset, Model, read_entry
-from reproduce.inputs.sentences import read_about, read_tsv
+from reproduce.inputs.sentences import read_raw_data, read_tsv
 from reproduce.inputs.tokenized import TOKENIZED, read_tokenized
 from reproduce.models.logits import predict
 from reproduce.params import Evaluate, read_section
@@ -42,8 +42,8 @@ def main() -> None:
             f"{folder} has no model.safetensors. "
             f"Run `dvc repro finetune@{name}`, or `dvc pull finetune@{name}`."
         )
-    about, environment = read_about(), read_environment(name)
-    _, labels = read_tsv(VALIDATION, about.label_values, about.columns)
+    data, environment = read_raw_data(), read_environment(name)
+    _, labels = read_tsv(VALIDATION, data.label_values, data.columns)
     go_offline()
     splits = [s for s in SPLITS if (TOKENIZED / arguments.model / f"{s}.parquet").is_file()]
     parts = [predict_part(folder, arguments.model, s, params.batch_size) for s in splits or SPLITS]
@@ -53,10 +53,10 @@ def main() -> None:
             "data/raw and data/tokenized hold other sentences. Run `dvc repro tokenize`."
         )
     sentences = hashlib.sha256(VALIDATION.read_bytes()).hexdigest()
-    run = Run(arguments.model, arguments.seed, environment["recipe"], about.dataset,
-              about.validation, about.metrics, about.labels, environment["device"],
+    run = Run(arguments.model, arguments.seed, environment["recipe"], data.dataset,
+              data.validation, data.metrics, data.labels, environment["device"],
               environment["precision"], sentences,
-              Part(as_labels(labels, about.labels), parts[0].logits), *parts[1:])  # fmt: skip
+              Part(as_labels(labels, data.labels), parts[0].logits), *parts[1:])  # fmt: skip
     path = write_run(run)
     # Out of DVC's cache into git, for people: as an output of finetune it could not be both.
     write_text(Path(f"curves/{name}.tsv"), (folder / "loss.tsv").read_text(encoding="utf-8"))
@@ -65,8 +65,8 @@ def main() -> None:
     card = write_card(run, environment, dataset, model)
     forget_finished(name, folder / "model.safetensors")
     measured = run.measured
-    counts = f" ({measured['correct']} of {measured['n']} right)" if about.labels else ""
-    values = ", ".join(f"{key} {measured[key]}" for key in (*about.metrics, "loss"))
+    counts = f" ({measured['correct']} of {measured['n']} right)" if data.labels else ""
+    values = ", ".join(f"{key} {measured[key]}" for key in (*data.metrics, "loss"))
     print(f"{path}: {values}{counts}; {card}")
 
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from reproduce.command import go_offline, run_command
 from reproduce.files import UserError, output_directory, read_json, write_json, write_text
-from reproduce.inputs.sentences import read_about
+from reproduce.inputs.sentences import read_raw_data
 from reproduce.inputs.tokenized import Tokenized, read_tokenized
-from reproduce.inputs.tokenizer import _positions as positions
+from reproduce.inputs.tokenizer import count_positions
 from reproduce.models.load import load_finetuned
 from reproduce.models.logits import predict_padded
 from reproduce.models.metrics import measure
@@ -42,7 +42,7 @@ def main() -> None:
     arguments = parser.parse_args()
     run = f"{arguments.model}-{arguments.seed}"
     source, target = Path("models/finetuned") / run, Path("models/exported") / run
-    params, dataset = read_section("export", Export), read_about()
+    params, dataset = read_section("export", Export), read_raw_data()
     entry = Path("data/checked/models") / f"{arguments.model}.json"
     licence = read_json(entry, "Run `dvc repro check`.")["license"]
     facts: dict[str, Any] = {
@@ -114,7 +114,7 @@ def compare(
 
     model = load_finetuned(source)  # on the CPU, as ONNX Runtime
     settings = read_json(source / "tokenizer_config.json", "Pull it again.")
-    limits = LENGTHS[-1], settings.get("model_max_length"), positions(model.config)
+    limits = LENGTHS[-1], settings.get("model_max_length"), count_positions(model.config)
     probes = make_probes(split, min(limit for limit in limits if limit))
     expected = predict_padded(model, split.input_ids, 64, split.token_type_ids).numpy()
     expected_probes = predict_padded(model, probes, 1).numpy()

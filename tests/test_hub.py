@@ -1,14 +1,9 @@
 """Downloads from a Hub that misbehaves (tests/hub.py): what is printed, what is left; secrets."""
 
-import io
-import json
-import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -47,23 +42,20 @@ class Client:
     folder: Path
     capsys: pytest.CaptureFixture[str]
     files: dict[str, Pin]
+    into: Path
 
     def fetch(self, *more: Source) -> list[str]:
         """The lines that were printed."""
         self.capsys.readouterr()
-        self.into.mkdir(exist_ok=True)
         fetch("model", [ONE, *more], self.files, self.into)
-        return self.capsys.readouterr().out.splitlines()
+        lines = self.capsys.readouterr().out.splitlines()
+        return [line for line in lines if not line.startswith("asking ")]
 
     def refused(self) -> str:
         with pytest.raises(UserError) as error:
             self.fetch()
         assert contents(self.into) == {}
         return str(error.value)
-
-    @property
-    def into(self) -> Path:
-        return self.folder / "into"
 
     @property
     def blob(self) -> Path:
@@ -78,7 +70,8 @@ def client(
     from huggingface_hub import constants, file_download
     from huggingface_hub.utils import _http
 
-    (tmp_path / "one").mkdir()
+    for name in ("one", "into"):
+        (tmp_path / name).mkdir()
     (tmp_path / "one/one.bin").write_bytes(DATA)
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
     for module in (file_download, _http):
@@ -86,7 +79,8 @@ def client(
     with serving() as hub:
         hub.add("test-org/one", tmp_path / "one")
         face(monkeypatch, hub.url, tmp_path)
-        yield Client(hub, tmp_path, capsys, {"one.bin": Pin(**pin(tmp_path / "one/one.bin"))})
+        files = {"one.bin": Pin(**pin(tmp_path / "one/one.bin"))}
+        yield Client(hub, tmp_path, capsys, files, tmp_path / "into")
 
 
 @pytest.mark.parametrize(
@@ -139,8 +133,10 @@ def test_a_silent_hub_is_asked_once(client: Client, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.5)
     client.hub.inject("HEAD", "one.bin", forever(Stall()))
-    lines = client.fetch(Source(folder=str(client.folder / "one")))
-    assert client.hub.asked == ["HEAD"] and "ReadTimeout" in lines[0]
+    fetch("model", [ONE, Source(folder=str(client.folder / "one"))], client.files, client.into)
+    lines = client.capsys.readouterr().out.splitlines()
+    assert lines[0] == f"asking {client.hub.url}, for at most 0.5 s if it is silent"
+    assert client.hub.asked == ["HEAD"] and "ReadTimeout" in lines[1]
 
 
 def test_the_next_source_is_asked_when_the_hub_stays_broken(client: Client) -> None:
@@ -237,35 +233,3 @@ def test_no_secret_is_printed(
     for text in (message, printed.out, printed.err):
         assert "sesame" not in text and TOKEN not in text
     assert client.hub.url in message
-
-
-# --- code that comes with a model -----------------------------------------------------------------
-
-
-def loaders() -> dict[str, Callable[[Path], Any]]:
-    from reproduce.inputs.tokenizer import load_tokenizer, read_config
-
-    return {"tokenizer": load_tokenizer, "config": read_config}
-
-
-@pytest.mark.parametrize("part", ["tokenizer", "config"])
-@pytest.mark.parametrize("model_type", ["bert", "evil"])
-def test_code_of_a_model_is_not_run_though_somebody_says_yes(
-    tmp_path: Path, tiny_model: Path, part: str, model_type: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """config.json may name classes in a Python file beside it (`auto_map`)."""
-    folder, mark = tmp_path / "model", tmp_path / "code was run"
-    shutil.copytree(tiny_model, folder)
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": model_type, "auto_map": {"AutoConfig": "evil.Evil"}}
-    (folder / "config.json").write_text(json.dumps(config))
-    tokenizer: dict[str, Any] = {"auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}}
-    tokenizer |= {"tokenizer_class": "Evil"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-    (folder / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()\nclass Evil: pass\n")
-    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 9))
-    try:
-        loaders()[part](folder)
-    except UserError as error:
-        assert str(folder) in str(error)
-    assert not mark.exists()

@@ -1,8 +1,10 @@
 """Tokenising: the tokenizer's own ids, cut and unpadded; what cannot be padded or loaded."""
 
 import contextlib
+import io
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from reproduce.inputs.tokenized import read_tokenized
 from reproduce.inputs.tokenizer import (
     length_summary,
     load_tokenizer,
+    read_config,
     refuse_unfit,
     tokenize_split,
 )
@@ -90,7 +93,7 @@ def here(repository: Repository) -> Here:
     """A repository with data and tokenizer, stages run in this process."""
     made = Here(repository.path, repository.env)
     made.stage("download_dataset")
-    made.stage("download_tokenizer", "--model", "tiny")
+    made.stage("download_model", "--model", "tiny", "--files", "tokenizer")
     return made
 
 
@@ -225,3 +228,25 @@ def test_positions_may_begin_behind_the_padding_token(
     tokenizer = load_tokenizer(tmp_path)
     with contextlib.nullcontext() if fits else pytest.raises(UserError, match="takes 127 tokens"):
         refuse_unfit(tokenizer, tmp_path, 128)
+
+
+@pytest.mark.parametrize("load", [load_tokenizer, read_config])
+@pytest.mark.parametrize("model_type", ["bert", "evil"])
+def test_code_of_a_model_is_not_run_though_somebody_says_yes(
+    folder: Path, load: Callable[[Path], Any], model_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """config.json may name classes in a Python file beside it (`auto_map`)."""
+    mark = folder.parent / "code was run"
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": model_type, "auto_map": {"AutoConfig": "evil.Evil"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    tokenizer: dict[str, Any] = {"auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}}
+    tokenizer |= {"tokenizer_class": "Evil"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    (folder / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()\nclass Evil: pass\n")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 9))
+    try:
+        load(folder)
+    except UserError as error:
+        assert str(folder) in str(error)
+    assert not mark.exists()

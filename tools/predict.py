@@ -139,8 +139,12 @@ def load(arguments: argparse.Namespace) -> Model:
     go_offline()
     import torch
 
-    from reproduce.inputs.tokenizer import _positions as positions
-    from reproduce.inputs.tokenizer import load_tokenizer, read_config, refuse_unfit
+    from reproduce.inputs.tokenizer import (
+        count_positions,
+        load_tokenizer,
+        read_config,
+        refuse_unfit,
+    )
     from reproduce.models.load import load_finetuned
     from reproduce.models.logits import predict_padded
     from reproduce.models.runtime import FILES, Session, warn_of_saturation
@@ -150,7 +154,7 @@ def load(arguments: argparse.Namespace) -> Model:
     labels = [config.id2label.get(i) for i in range(config.num_labels)]
     if None in labels or config.problem_type == "multi_label_classification":
         raise UserError(f"{folder}/config.json: expected one class of id2label a sentence.")
-    longest = min(tokenizer.model_max_length, positions(config) or 512)
+    longest = min(tokenizer.model_max_length, count_positions(config) or 512)
     if arguments.max_length and not 3 <= arguments.max_length <= longest:
         raise UserError(f"--max-length {arguments.max_length}: expected 3 to {longest}.")
     torch.set_num_threads(arguments.threads or torch.get_num_threads())

@@ -71,7 +71,7 @@ def read_parquet(
     wanted = [*dataset.columns, *([] if hidden else ["label"])]
     try:
         schema = pyarrow.parquet.read_schema(path)
-        _refuse_columns(schema.names, wanted, file)
+        _refuse_columns(schema, wanted, file, dataset)
         table = pyarrow.parquet.read_table(path, columns=wanted, partitioning=None)
         table.validate(full=True)
     except (pyarrow.ArrowException, OSError) as error:
@@ -80,7 +80,8 @@ def read_parquet(
             f"{file}: no Parquet file, or a damaged one ({reason}). Take it from its source again."
         ) from error
     for name in wanted:
-        _refuse_column(name, table[name], file, dataset)
+        if nulls := table[name].null_count:
+            raise UserError(f"{file}: column {name} has {nulls} empty cell(s), expected none.")
     if not hidden:
         _refuse_classes(class_names(schema), file, dataset)
     space = str.maketrans("\t\n\r", "   ")
@@ -89,28 +90,23 @@ def read_parquet(
     return texts, None if hidden else table["label"].to_pylist()
 
 
-def _refuse_columns(names: Sequence[str], wanted: Sequence[str], file: str) -> None:
-    for name in wanted:
-        if (count := names.count(name)) != 1:
-            problem = f"is there {count} times" if count else "is missing"
-            expected = f"expected {' and '.join(wanted)} once each, found {', '.join(names)}"
-            raise UserError(f"{file}: column {name} {problem}, {expected}.")
-
-
-def _refuse_column(name: str, column: Any, file: str, dataset: Dataset) -> None:
+def _refuse_columns(schema: Any, wanted: Sequence[str], file: str, dataset: Dataset) -> None:
     from pyarrow import types
 
-    of, nulls, integers = column.type, column.null_count, types.is_integer(column.type)
-    if name != "label":
-        expected, fits = "text", types.is_string(of) or types.is_large_string(of)
-    elif dataset.scale:
-        expected, fits = "numbers", integers or types.is_floating(of)
-    else:
-        expected, fits = "integers", integers
-    if not fits:
-        raise UserError(f"{file}: column {name} holds {of}, expected {expected}.")
-    if nulls:
-        raise UserError(f"{file}: column {name} has {nulls} empty cell(s), expected none.")
+    for name in wanted:
+        if (count := schema.names.count(name)) != 1:
+            problem = f"is there {count} times" if count else "is missing"
+            expected = f"expected {' and '.join(wanted)} once each, found {', '.join(schema.names)}"
+            raise UserError(f"{file}: column {name} {problem}, {expected}.")
+        kind = schema.field(name).type
+        if name != "label":
+            expected, fits = "text", types.is_string(kind) or types.is_large_string(kind)
+        elif dataset.scale:
+            expected, fits = "numbers", types.is_integer(kind) or types.is_floating(kind)
+        else:
+            expected, fits = "integers", types.is_integer(kind)
+        if not fits:
+            raise UserError(f"{file}: column {name} holds {kind}, expected {expected}.")
 
 
 def _refuse_classes(names: list[str], file: str, dataset: Dataset) -> None:

