@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from conftest import ROOT, dump_yaml, load_yaml
+from conftest import ROOT, load_yaml
 from reproduce.verdict.tables import markdown_table
 from stages import compare
 from toy_results import inside, toy_results
@@ -96,7 +96,7 @@ def test_results_are_one_table_of_claims_in_two_languages(done: Path) -> None:
     assert english.count("\n| --- ") == portuguese.count("\n| --- ") == 1
     verdicts = [claim["verdict"] for claim in read(done, "claims.json")["claims"].values()]
     assert english.count("**") == 2 * (len(verdicts) - verdicts.count("not run"))
-    assert "DistilBERT keeps 98.49 %" in english and "conserva 98,49 %" in portuguese
+    assert "DistilBERT keeps 98.49 %" in english and "mantém 98,49%" in portuguese
     assert "Not run, because no stage measures it" in english and "207 MB" in english
 
 
@@ -112,17 +112,6 @@ def test_the_charts_have_a_line_a_seed_and_the_classes_names(done: Path) -> None
     confusion = table(done, "confusion.csv")
     assert {row["label"] for row in confusion} == {"NEGATIVE", "POSITIVE"}
     assert sum(int(row["count"]) for row in confusion) == 12 * 120
-
-
-def test_every_chart_has_its_table_and_template() -> None:
-    plots = {
-        name: plot
-        for entry in load_yaml(ROOT / "dvc.yaml")["plots"]
-        for name, plot in entry.items()
-    }
-    assert set(plots) == {f"plots/{name}.csv" for name in ("score_by_seed", "loss", "confusion")}
-    for plot in plots.values():
-        json.loads((ROOT / f".dvc/plots/{plot['template']}.json").read_text())
 
 
 def test_no_table_that_a_stage_writes_for_each_run_is_a_chart() -> None:
@@ -197,15 +186,6 @@ def test_answers_that_are_all_equal_have_no_correlation(tmp_path: Path) -> None:
     path.with_suffix(".json").write_text(json.dumps(about))
     run(folder)
     assert "bert-1: not defined" in read(folder, "accuracy.json")["seeds"]
-
-
-def test_a_name_that_is_no_model_of_the_catalog_is_an_error(tmp_path: Path) -> None:
-    folder = toy_results(tmp_path / "toy", {})
-    params = load_yaml(folder / "params.yaml")
-    params["models"].append("robert")
-    dump_yaml(folder / "params.yaml", params)
-    with pytest.raises(Exception, match="unknown model 'robert'"):
-        run(folder)
 
 
 def test_a_bar_in_a_cell_does_not_end_it() -> None:

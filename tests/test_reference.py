@@ -1,4 +1,4 @@
-"""The stage reference: somebody else's checkpoint, downloaded, evaluated, and their count beside ours."""
+"""The stage reference: others' checkpoint, downloaded, evaluated, their count beside ours."""
 
 import json
 import os
