@@ -36,10 +36,8 @@ CASES = {
     "2 classes": random_case(2, 872),
     "3 classes": random_case(3, 500),
     "class 1 never predicted": always(0, [0, 1, 1, 0, 1]),
-    "class 0 never predicted": always(1, [0, 1, 1, 0, 1]),
     "all labels and predictions 0": always(0, [0, 0, 0]),
     "all labels and predictions 1": always(1, [1, 1, 1]),
-    "all wrong": always(1, [0, 0, 0]),
     "a class of 3 neither there nor predicted": always(1, [0, 1, 1, 0], classes=3),
     "one sentence": always(0, [1]),
 }
