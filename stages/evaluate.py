@@ -19,6 +19,7 @@ from reproduce.models.logits import predict
 from reproduce.params import Evaluate, read_section
 from reproduce.report.card import write_card
 from reproduce.training.checkpoints import forget_finished
+from reproduce.training.devices import device_in_use
 from reproduce.verdict.runs import SPLITS, Part, Run, write_run
 
 if TYPE_CHECKING:
@@ -46,7 +47,10 @@ def main() -> None:
     _, labels = read_tsv(VALIDATION, data.label_values, data.columns)
     go_offline()
     splits = [s for s in SPLITS if (TOKENIZED / arguments.model / f"{s}.parquet").is_file()]
-    parts = [predict_part(folder, arguments.model, s, params.batch_size) for s in splits or SPLITS]
+    parts = [
+        predict_part(folder, arguments.model, split, params.batch_size)
+        for split in splits or SPLITS[:1]  # without a file, the message says what to run
+    ]
     # Numbers are float32 in data/tokenized; the metrics are about those of data/raw.
     if [f"{label:.3f}" for label in labels] != [f"{label:.3f}" for label in parts[0].labels]:
         raise UserError(
@@ -55,7 +59,7 @@ def main() -> None:
     sentences = hashlib.sha256(VALIDATION.read_bytes()).hexdigest()
     run = Run(arguments.model, arguments.seed, environment["recipe"], data.dataset,
               data.validation, data.metrics, data.labels, environment["device"],
-              environment["precision"], sentences,
+              environment["precision"], device_in_use()[1], sentences,
               Part(as_labels(labels, data.labels), parts[0].logits), *parts[1:])  # fmt: skip
     path = write_run(run)
     # Out of DVC's cache into git, for people: as an output of finetune it could not be both.
@@ -74,15 +78,10 @@ def read_environment(name: str) -> dict[str, str]:
     """environment/MODEL-SEED.json, which finetune wrote: the run's recipe, and its device."""
     path = Path("environment") / f"{name}.json"
     remedy = f"Run `git checkout {path}`, or `dvc repro -f -s finetune@{name}`."
-    try:
-        environment = read_json(path, remedy)
-        return environment if environment["recipe"] else {}
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing. {remedy}") from error
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} does not say by which recipe the run was made. {remedy}"
-        ) from error
+    environment = read_json(path, remedy) if path.is_file() else None
+    if not isinstance(environment, dict) or "recipe" not in environment:
+        raise UserError(f"{path} is missing, or does not name the run's recipe. {remedy}")
+    return environment
 
 
 def predict_part(folder: Path, model: str, split: str, batch_size: int) -> Part:

@@ -50,13 +50,7 @@ def download_sentences(reference: Reference, folder: Path) -> tuple[list[str], l
     fetch("dataset", dataset.sources, {split.file: dataset.pins()[split.file]}, folder)
     file = folder / "validation.tsv"
     file.write_bytes(canonical_tsv(folder / split.file, split, dataset, hidden=False)[0])
-    texts, labels = read_tsv(file, dataset.label_values, dataset.columns)
-    if len(texts) != reference.sentences:
-        raise UserError(
-            f"{PUBLISHED}: reference.sentences is {reference.sentences}, but the validation set of "
-            f"{reference.dataset} has {len(texts)}. Correct it."
-        )
-    return texts, labels
+    return read_tsv(file, dataset.label_values, dataset.columns)
 
 
 def count_correct(reference: Reference, folder: Path, texts: list[str], labels: list[float]) -> int:

@@ -30,7 +30,7 @@ def part(counts: tuple[int, int, int, int]) -> Part:
 
 
 RUN = Run("minilm", 2, "0" * 16, "sst2", "validation", ("accuracy", "f1"), NAMES, "cpu", "fp32",
-          "0" * 64, part((300, 28, 44, 500)))  # fmt: skip
+          "A processor", "0" * 64, part((300, 28, 44, 500)))  # fmt: skip
 
 
 def environment(**params: Any) -> dict[str, Any]:

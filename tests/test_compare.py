@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from conftest import ROOT, dump_yaml, load_yaml
-from reproduce.verdict.tables import markdown_table
+from conftest import ROOT, load_yaml
 from stages import compare
 from toy_results import inside, toy_results
 
@@ -64,14 +63,6 @@ def test_the_metrics_file_has_a_column_a_model_and_few_more(done: Path) -> None:
     assert numbers_and_texts(params) + lists + numbers_and_texts(accuracy) <= 60
 
 
-def test_every_requested_run_is_accounted_for(done: Path) -> None:
-    seeds = read(done, "accuracy.json")["seeds"]
-    assert len(seeds) == 15
-    assert [entry for entry in seeds if "not run" in entry] == [
-        "minilm-3: not run", "minilm-4: not run", "minilm-5: not run"
-    ]  # fmt: skip
-
-
 def test_the_median_is_that_of_the_predictions(done: Path) -> None:
     correct = []
     for seed in (1, 2, 3, 4, 5):
@@ -96,12 +87,9 @@ def test_results_are_one_table_of_claims_in_two_languages(done: Path) -> None:
     assert english.count("\n| --- ") == portuguese.count("\n| --- ") == 1
     verdicts = [claim["verdict"] for claim in read(done, "claims.json")["claims"].values()]
     assert english.count("**") == 2 * (len(verdicts) - verdicts.count("not run"))
-    assert "DistilBERT keeps 98.49 %" in english and "conserva 98,49 %" in portuguese
+    assert "DistilBERT keeps 98.49 %" in english and "mantém 98,49%" in portuguese
     assert "Not run, because no stage measures it" in english and "207 MB" in english
-
-
-def test_seeds_of_two_kinds_of_device_are_named_beside_the_median(done: Path) -> None:
-    assert "(n = 5, cpu + cuda)" in (done / "metrics/results.md").read_text()
+    assert "(n = 5, cpu + cuda)" in english, "bert's seeds are of two kinds of device"
 
 
 def test_the_charts_have_a_line_a_seed_and_the_classes_names(done: Path) -> None:
@@ -112,17 +100,6 @@ def test_the_charts_have_a_line_a_seed_and_the_classes_names(done: Path) -> None
     confusion = table(done, "confusion.csv")
     assert {row["label"] for row in confusion} == {"NEGATIVE", "POSITIVE"}
     assert sum(int(row["count"]) for row in confusion) == 12 * 120
-
-
-def test_every_chart_has_its_table_and_template() -> None:
-    plots = {
-        name: plot
-        for entry in load_yaml(ROOT / "dvc.yaml")["plots"]
-        for name, plot in entry.items()
-    }
-    assert set(plots) == {f"plots/{name}.csv" for name in ("score_by_seed", "loss", "confusion")}
-    for plot in plots.values():
-        json.loads((ROOT / f".dvc/plots/{plot['template']}.json").read_text())
 
 
 def test_no_table_that_a_stage_writes_for_each_run_is_a_chart() -> None:
@@ -154,6 +131,10 @@ def test_runs_of_two_recipes_are_not_one_study(
     assert "bert-1: not run (other recipe): recipe " in capsys.readouterr().out
 
 
+def pocket(params: Any) -> None:
+    params.update(dataset="pocket", models=["minilm"])
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     "options",
@@ -164,10 +145,7 @@ def test_runs_of_two_recipes_are_not_one_study(
         {"runs": {"bert": [1, 2], "distilbert": [1]}, "metric": "pearson"},
         {"runs": {"bert": [1]}, "classes": 3, "params": lambda p: p.update(dataset="mnli")},
         {"runs": {"bert": [1]}, "params": change(selection={"holdout": 4000, "train": 9})},
-        {
-            "runs": {"minilm": [1]},
-            "params": lambda p: p.update(dataset="pocket", models=["minilm"]),
-        },
+        {"runs": {"minilm": [1]}, "params": pocket},
     ],
     ids=["no run", "no speed", "one sentence", "numbers", "three classes", "held out", "pocket"],
 )
@@ -175,12 +153,7 @@ def test_whatever_was_run_is_compared(tmp_path: Path, options: dict[str, Any]) -
     folder = toy_results(tmp_path / "toy", options.pop("runs"), **options)
     run(folder)
     claims = read(folder, "claims.json")
-    ran = (
-        bool(list((folder / "predictions").glob("*.csv")))
-        if (folder / "predictions").exists()
-        else False
-    )
-    assert (claims["sentences"] == "not run") == (not ran)
+    assert (claims["sentences"] == "not run") == (not (folder / "predictions").exists())
     for name in ("score_by_seed", "loss", "confusion"):
         assert table(folder, f"{name}.csv"), "DVC warns of a table without a row"
 
@@ -197,16 +170,3 @@ def test_answers_that_are_all_equal_have_no_correlation(tmp_path: Path) -> None:
     path.with_suffix(".json").write_text(json.dumps(about))
     run(folder)
     assert "bert-1: not defined" in read(folder, "accuracy.json")["seeds"]
-
-
-def test_a_name_that_is_no_model_of_the_catalog_is_an_error(tmp_path: Path) -> None:
-    folder = toy_results(tmp_path / "toy", {})
-    params = load_yaml(folder / "params.yaml")
-    params["models"].append("robert")
-    dump_yaml(folder / "params.yaml", params)
-    with pytest.raises(Exception, match="unknown model 'robert'"):
-        run(folder)
-
-
-def test_a_bar_in_a_cell_does_not_end_it() -> None:
-    assert markdown_table([["a", "b"], ["x|y", "z"]]) == "| a | b |\n| --- | --- |\n| x\\|y | z |"

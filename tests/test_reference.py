@@ -1,4 +1,4 @@
-"""The stage reference: somebody else's checkpoint, downloaded, evaluated, and their count beside ours."""
+"""The stage reference: others' checkpoint, downloaded, evaluated, their count beside ours."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def project(tmp_path: Path, checkpoint: Path, tiny_model: Path) -> Path:
     published, catalog = (load_yaml(ROOT / name) for name in ("published.yaml", "catalog.yaml"))
     names = ("model.safetensors", "config.json", "tokenizer_config.json", "vocab.txt")
     published["reference"].update(
-        dataset="pocket", tokenizer="tiny", correct=count(checkpoint, tiny_model), sentences=rows(),
+        dataset="pocket", tokenizer="tiny", correct=count(checkpoint, tiny_model),
         sources=[{"hub": SOURCE, "revision": COMMIT}],
         files={name: pin(checkpoint / name) for name in names},
     )  # fmt: skip

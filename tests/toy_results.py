@@ -18,22 +18,7 @@ import numpy as np
 from conftest import ROOT, dump_yaml, load_yaml
 from reproduce.verdict.runs import Part, Run, recipe_of, split_of, write_run
 
-WORDS = [
-    "film",
-    "plot",
-    "score",
-    "story",
-    "wit",
-    "dull",
-    "brave",
-    "not",
-    "never",
-    "but",
-    "although",
-    "<b>bold</b>",
-    "&",
-    "fine",
-]
+TEXT = "film plot score story wit dull brave not never but although <b>bold</b> & fine"
 MILLIONS = {"bert": 110, "distilbert": 50, "minilm": 22}  # parameters, not the real ones
 
 
@@ -70,7 +55,6 @@ def toy_results(
     folder.mkdir(parents=True)
     for name in ("params.yaml", "published.yaml", "catalog.yaml"):
         shutil.copyfile(ROOT / name, folder / name)
-    (folder / "stages").mkdir()
     (folder / "reproduce/report/templates").parent.mkdir(parents=True)
     (folder / "reproduce/report/templates").symlink_to(ROOT / "reproduce/report/templates")
     settings = load_yaml(folder / "params.yaml")
@@ -94,7 +78,8 @@ def toy_results(
                 logits = toy_logits(labels, len(dataset["labels"]), share, f"{model} {seed}")
                 run = Run(model, seed, recipe_of(settings, model, seed), settings["dataset"],
                           split_of(settings), tuple(dataset["metrics"]), tuple(dataset["labels"]),
-                          device(model, seed), "fp32", "0" * 64, Part(labels, logits))  # fmt: skip
+                          device(model, seed), "fp32", "A Processor", "0" * 64,
+                          Part(labels, logits))  # fmt: skip
                 write_run(run)
                 write_beside(run)
             if seeds[:1] == settings["seeds"][:1]:
@@ -104,15 +89,15 @@ def toy_results(
     if speed:
         machine = {"cpu": "A Processor", "threads": 2}
         measured = {model: toy_speed(MILLIONS.get(model, 4)) for model in settings["models"]}
-        write(folder / "metrics/speed.json", {"sentences": sentences, "teacher": "bert",
-                                              "models": measured, "environment": machine})  # fmt: skip
+        facts = {"sentences": sentences, "teacher": "bert", "environment": machine}
+        write(folder / "metrics/speed.json", facts | {"models": measured})
     return folder
 
 
 def write_sentences(folder: Path, count: int, classes: int, pairs: bool) -> np.ndarray:
     """data/raw/validation.tsv in GLUE's form; the labels, numbers if there are no classes."""
     draw = random.Random(5)
-    texts = [" ".join(draw.choices(WORDS, k=draw.randint(2, 40))) for _ in range(count)]
+    texts = [" ".join(draw.choices(TEXT.split(), k=draw.randint(2, 40))) for _ in range(count)]
     numbers = [draw.randrange(classes) if classes else round(draw.uniform(0, 5), 2) for _ in texts]
     head = ["sentence1", "sentence2", "label"] if pairs else ["sentence", "label"]
     rows = [[text, text[::-1], str(n)] if pairs else [text, str(n)]
@@ -128,11 +113,8 @@ def toy_logits(labels: np.ndarray, classes: int, wrong: float, seed: str) -> np.
     draw = np.random.default_rng(list(seed.encode()))
     if not classes:
         return labels[:, None] + draw.normal(0, 0.5, (len(labels), 1))
-    answers = np.where(
-        draw.random(len(labels)) < wrong,
-        (labels + draw.integers(1, classes, len(labels))) % classes,
-        labels,
-    )
+    others = (labels + draw.integers(1, classes, len(labels))) % classes
+    answers = np.where(draw.random(len(labels)) < wrong, others, labels)
     logits = draw.normal(0, 0.3, (len(labels), classes)).astype(np.float32)
     logits[np.arange(len(labels)), answers] += draw.uniform(1.5, 5, len(labels)).astype(np.float32)
     return logits

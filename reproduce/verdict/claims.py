@@ -17,7 +17,6 @@ from reproduce.verdict.statistics import (
     NOT_RUN,
     REPRODUCED,
     RULES,
-    Interval,
     mcnemar,
 )
 
@@ -54,6 +53,11 @@ def _entry(claim: Claim, measured: Measured, evidence: Evidence) -> dict[str, An
     margin, value = claim.margin_on(evidence.dataset) or 0.0, measured.value
     verdict, remarks = decide(claim, measured, margin, evidence)
     title = evidence.published.titles.get(evidence.dataset, evidence.dataset)
+    remarks += measured.remarks
+    if (other := measured.over_sentences) is not None:
+        key = "sentences_and_seeds" if len(measured.samples) == 2 else "sentences"
+        level = 100 * evidence.settings.confidence
+        remarks.append(evidence.published.say(key, low=other[0], high=other[1], percent=level))
     return {
         "statement": claim.statement.fill(published=measured.published, task=title),
         "models": list(claim.models),
@@ -67,12 +71,12 @@ def _entry(claim: Claim, measured: Measured, evidence: Evidence) -> dict[str, An
         "rule_text": _rule_text(claim, measured, margin, evidence),
         "margin": margin,
         "interval": _interval_used(claim, measured, margin, evidence.settings.confidence),
-        "interval_sentences": _rounded(measured.over_sentences),
+        "interval_sentences": measured.over_sentences,
         "repetitions": measured.repetitions,
         "by_repetition": measured.by_repetition,
         "done": measured.repeated,
         "requested": len(measured.by_repetition),
-        "remarks": [*remarks, *measured.remarks, *([claim.note.fill()] if claim.note else [])],
+        "remarks": [*remarks, *([claim.note.fill()] if claim.note else [])],
         "files": ["published.yaml", *measured.files],
     }
 
@@ -176,7 +180,7 @@ def paired(evidence: Evidence) -> dict[str, Any]:
         "teacher": models[1],
         "mcnemar": tests,
         "retention": NOT_RUN if ratio is None else round(ratio, 2),
-        "interval": _rounded(None if ratio is None else evidence.bootstrap(*models)),
+        "interval": None if ratio is None else evidence.bootstrap(*models),
     }
 
 
@@ -193,7 +197,3 @@ def majority_class(evidence: Evidence) -> dict[str, Any] | str | None:
     label, count = int(labels[counts.argmax()]), int(counts.max())
     accuracy = round(100 * count / len(run.validation.labels), 2)
     return {"label": run.labels[label], "count": count, "accuracy": accuracy}
-
-
-def _rounded(interval: Interval | None) -> list[float] | None:
-    return None if interval is None else [round(interval[0], 2), round(interval[1], 2)]

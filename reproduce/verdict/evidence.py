@@ -42,8 +42,8 @@ class Evidence:
 
     def scores(self, model: str) -> dict[int, float]:
         """The scores of a model by seed, where they are defined."""
-        found = {seed: run.score for seed, run in self.of_model(model).items()}
-        return {seed: score for seed, score in found.items() if score is not None}
+        runs = self.of_model(model).items()
+        return {seed: run.score for seed, run in runs if run.score is not None}
 
     @property
     def labels(self) -> "Array | None":
@@ -58,7 +58,7 @@ class Evidence:
         return 100 * statistics.median(first) / statistics.median(second)
 
     def bootstrap(self, *models: str) -> Interval | None:
-        """Interval times 100 over sentences: of a model's median score, or of a ratio of two."""
+        """Interval times 100 over sentences: of a model's median score, or of two's ratio."""
         import numpy as np
 
         if (labels := self.labels) is None or not all(map(self.scores, models)):
@@ -139,6 +139,7 @@ def score(claim: Claim, evidence: Evidence) -> Measured | None:
 
 def retention(claim: Claim, evidence: Evidence) -> Measured | None:
     """The student's score in percent of the teacher's: of their medians."""
+    say = evidence.published.say
     found = (evidence.published.row(m, evidence.dataset, evidence.split) for m in claim.models)
     rows = [row for row in found if row]
     if len(rows) < 2:
@@ -147,14 +148,13 @@ def retention(claim: Claim, evidence: Evidence) -> Measured | None:
     measured.repetitions = "seeds of each model"
     measured.value = evidence.ratio_of_medians(*claim.models)
     counts = {m: len(s) for m, s in zip(claim.models, measured.samples, strict=True)}
-    if measured.value is None:
-        if all(counts.values()):
-            measured.remarks.append(evidence.published.say("no_ratio"))
-        return measured
-    measured.over_sentences = evidence.bootstrap(*claim.models)
-    if len(set(counts.values())) > 1:
+    if measured.value is not None:
+        measured.over_sentences = evidence.bootstrap(*claim.models)
+    elif all(counts.values()):
+        measured.remarks.append(say("no_ratio"))
+    if all(counts.values()) and len(set(counts.values())) > 1:
         text = ", ".join(f"{model} {count}" for model, count in counts.items())
-        measured.remarks.append(evidence.published.say("unequal", counts=text))
+        measured.remarks.append(say("unequal", counts=text))
     return measured
 
 
@@ -236,4 +236,4 @@ def _in_speed(claim: Claim, evidence: Evidence, measured: Measured) -> list[dict
 
 
 def _percent(interval: Interval | None) -> Interval | None:
-    return interval and (100 * interval[0], 100 * interval[1])
+    return interval and (round(100 * interval[0], 2), round(100 * interval[1], 2))

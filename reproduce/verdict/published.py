@@ -113,7 +113,6 @@ class Reference(Section):
     tokenizer: Name  # the catalog's model that has its tokenizer.json
     max_length: Annotated[int, Field(ge=3)]
     correct: Annotated[int, Field(ge=0)]
-    sentences: Annotated[int, Field(ge=1)]
     source: str
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
     files: Annotated[dict[FileName, Pin], Field(min_length=1)]

@@ -13,7 +13,7 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,8 +64,9 @@ class Run:
     split: str  # what the validation set is: "validation", or "held out of train"
     metrics: tuple[str, ...]  # the first is the headline
     labels: tuple[str, ...]  # names of the classes; none where the label is a number
-    device: str  # "cpu" or "cuda"
+    device: str  # of the training: "cpu" or "cuda"
     precision: str
+    evaluated_on: str  # the device's name, e.g. "Tesla T4"; always in fp32
     sentences: str  # sha256 of data/raw/validation.tsv
     validation: Part
     mismatched: Part | None = None
@@ -79,13 +80,6 @@ class Run:
     def measured(self) -> dict[str, Any]:
         """All metrics (see reproduce/models/metrics.py)."""
         return measure(self.validation.logits, self.validation.labels, self.labels, self.metrics)
-
-    @functools.cached_property
-    def measured_mismatched(self) -> dict[str, Any] | None:
-        """The same on MNLI's second validation set."""
-        if (part := self.mismatched) is None:
-            return None
-        return measure(part.logits, part.labels, self.labels, self.metrics)
 
     @property
     def score(self) -> float | None:
@@ -112,25 +106,21 @@ Runs = dict[str, dict[int, Run | NotRun]]
 
 def write_run(run: Run) -> Path:
     """Write both files of a run; the CSV's path. Every metric follows from them exactly."""
-    text = io.StringIO()
+    text, split = io.StringIO(), ["split"] if run.mismatched else []
     writer = csv.writer(text, lineterminator="\n")
-    parts = [(SPLITS[0], run.validation), (SPLITS[1], run.mismatched)]
-    split = ["split"] if run.mismatched else []
     writer.writerow(["index", "label", "predicted", *split, *run.labels])
-    for name, part in parts:
-        if part is None:
-            continue
-        rows = zip(part.labels.tolist(), part.predicted, part.logits, strict=True)
+    for name, part in zip(SPLITS, (run.validation, run.mismatched), strict=True):
+        rows = zip(part.labels.tolist(), part.predicted, part.logits, strict=True) if part else ()
         for index, (label, predicted, logits) in enumerate(rows):
             # str of a numpy number: the fewest digits that read back as the same number.
             row = [index, label, str(predicted), *([name] if split else [])]
             writer.writerow([*row, *(map(str, logits) if run.labels else ())])
     path = PREDICTIONS / f"{run.name}.csv"
     write_text(path, text.getvalue())
-    facts = ("model", "seed", "recipe", "dataset", "split", "metrics", "labels", "device")
-    about: dict[str, Any] = {name: getattr(run, name) for name in (*facts, "precision")}
-    about |= {"sentences": run.sentences, "n": len(run.validation.labels)}
-    write_json(path.with_suffix(".json"), about | {"csv": _digest(path.read_bytes())})
+    names = (field.name for field in fields(Run))
+    about = {name: getattr(run, name) for name in names if name not in ("validation", "mismatched")}
+    about |= {"n": len(run.validation.labels), "csv": _digest(path.read_bytes())}
+    write_json(path.with_suffix(".json"), about)
     return path
 
 
@@ -147,7 +137,9 @@ def read_run(model: str, seed: int, recipe: str, dataset: str, split: str) -> Ru
         if about["csv"] != _digest(content := path.read_bytes()):
             return NotRun(name, DAMAGED, f"{path} is not the file that evaluate wrote")
         parts = _read_parts(content.decode(), len(about["labels"]))
-        facts: dict[str, Any] = {key: about[key] for key in ("device", "precision", "sentences")}
+        facts: dict[str, Any] = {
+            key: about[key] for key in ("device", "precision", "evaluated_on", "sentences")
+        }
         facts |= {key: tuple(about[key]) for key in ("metrics", "labels")}
         facts |= dict(zip(("validation", "mismatched"), parts, strict=False))
         run = Run(model, seed, recipe, dataset, split, **facts)

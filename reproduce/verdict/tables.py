@@ -60,8 +60,8 @@ def interval_text(interval: dict[str, Any] | None, language: str) -> str:
     if interval is None:
         return ""
     low, high = (signed(interval[end], language) for end in ("low", "high"))
-    to = {"en": "to", "pt": "a"}[language]
-    return f"{in_language(float(interval['percent']), language)} %: {low} {to} {high}"
+    form = {"en": "{} %: {} to {}", "pt": "{}%: {} a {}"}[language]
+    return form.format(in_language(float(interval["percent"]), language), low, high)
 
 
 def signed(value: float, language: str) -> str:
