@@ -46,16 +46,13 @@ def check_git() -> None:
         )
     if git("rev-parse", "--is-shallow-repository") == "true":
         raise UserError(
-            "this is a shallow clone, in which DVC cannot keep experiments. "
-            "Run `git fetch --unshallow` first."
+            "DVC cannot keep experiments in a shallow clone. Run `git fetch --unshallow` first."
         )
-    try:
-        git("rev-parse", "--quiet", "--verify", "HEAD")
-    except UserError as error:
+    if not git("rev-parse", "--revs-only", "HEAD"):
         raise UserError(
             "this git repository has no commit yet, and an experiment is kept beside a commit. "
             "Run `git add -A && git commit -m start` first."
-        ) from error
+        )
 
 
 def demo(settings: list[str]) -> None:

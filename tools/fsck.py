@@ -8,7 +8,6 @@ And `dvc gc` takes from the run cache what runs are restored from: here it is pu
 
 import argparse
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -20,6 +19,7 @@ from typing import Any
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.utils import dict_sha256
+from dvc_data.hashfile.hash import file_md5
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from tqdm import tqdm
@@ -77,22 +77,19 @@ def fsck(repo: Repo, remote: bool, delete: bool) -> int:
             bar.write(f"cannot be read: {place}: {error}")
             continue
         damaged += 1
-        bar.write(f"damaged: {place}")
+        bar.write(f"damaged: {place}{' (deleted)' if delete else ''}")
         for output in sorted(tracked.get(name, ["not in the present dvc.lock"])):
             bar.write(f"    {output}{'' if remote else workspace_copy(output, name, now, delete)}")
         if delete:
             odb.fs.remove(path)
-            bar.write("    deleted")
     print(f"{odb.path}: {len(objects)} objects checked, {damaged} damaged, {unreadable} unreadable")
     if damaged and not delete:
         print(f"`make fsck {'REMOTE=1 ' * remote}DELETE=1` deletes what is damaged, nothing else.")
     if damaged and remote:
         print("`make push` from a clone whose cache is intact brings it back.")
     elif damaged:
-        print(
-            "`dvc pull` brings it back from a remote; without one `dvc commit` does where the copy "
-            "in the workspace is intact, `dvc repro` where not."
-        )
+        print("`dvc pull` brings it back from a remote; without one `dvc commit` does where your "
+              "copy is intact, `dvc repro` where not.")  # fmt: skip
     return damaged + unreadable
 
 
@@ -138,19 +135,15 @@ def stored_objects(odb: Any, runs: str, tracked: dict[str, set[str]]) -> Iterato
 
 def digest(fs: Any, path: str, name: str) -> str:
     """What the file would have to be called, by its content."""
-    with fs.open(path, "rb") as stream:
-        if "/" not in name:
-            md5 = hashlib.md5(usedforsecurity=False)
-            while piece := stream.read(1 << 20):  # hashlib.file_digest refuses sshfs's files
-                md5.update(piece)
-            return md5.hexdigest() + (".dir" if name.endswith(".dir") else "")
-        try:  # as DVC names an entry of the run cache
-            entry = YAML(typ="safe").load(stream.read())
-            value = dict_sha256(entry, exclude=["size", "nfiles"])
-            entry["outs"] = [out["path"] for out in entry.get("outs", [])]
-            return f"{dict_sha256(entry, exclude=['size', 'nfiles'])}/{value}"
-        except BROKEN:
-            return "no entry of a run cache"
+    if "/" not in name:
+        return file_md5(path, fs) + (".dir" if name.endswith(".dir") else "")
+    try:  # as DVC names an entry of the run cache
+        entry = YAML(typ="safe").load(fs.cat_file(path))
+        value = dict_sha256(entry, exclude=["size", "nfiles"])
+        entry["outs"] = [out["path"] for out in entry.get("outs", [])]
+        return f"{dict_sha256(entry, exclude=['size', 'nfiles'])}/{value}"
+    except BROKEN:
+        return "no entry of a run cache"
 
 
 def workspace_copy(output: str, name: str, damaged: str, delete: bool) -> str:
@@ -161,7 +154,7 @@ def workspace_copy(output: str, name: str, damaged: str, delete: bool) -> str:
     path = Path(output)
     if not path.is_file():
         return ""
-    md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    md5 = file_md5(output)
     if delete and md5 == damaged:
         path.unlink()
         return ": the copy in the workspace was damaged too, and is deleted"
@@ -204,9 +197,8 @@ def restore_run_cache(repo: Repo) -> None:
 
 def main() -> None:
     """Check; exit code 1 when something is damaged."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--remote", action="store_true", help="the remote (reads all of it)")
     parser.add_argument("--delete", action="store_true", help="delete what is damaged")
     arguments = parser.parse_args()
