@@ -62,9 +62,8 @@ def demo(settings: list[str]) -> None:
         raise UserError(f"{DEMO} is in the way: the demo's pages go into a folder of that name.")
     # Of each output that has never been made, DVC warns that it cannot be checked out.
     logging.getLogger("dvc_data.index.checkout").setLevel(logging.ERROR)
-    run_dvc(
-        "exp", "run", "--temp", "--name", "demo-new", *[f"--set-param={text}" for text in settings]
-    )
+    params = [f"--set-param={setting}" for setting in settings]
+    run_dvc("exp", "run", "--temp", "--name", "demo-new", *params)
     head = git("rev-parse", "HEAD")
     folder = f"refs/exps/{head[:2]}/{head[2:]}"
     git("update-ref", f"{folder}/demo", f"{folder}/demo-new")
@@ -74,13 +73,12 @@ def demo(settings: list[str]) -> None:
     paths = ("report", "metrics/results.md")
     archive = subprocess.check_output(["git", "archive", "--format=zip", commit, *paths])
     zipfile.ZipFile(io.BytesIO(archive)).extractall(DEMO)
-    model = "models/finetuned/minilm-1"
     pages = ", ".join(sorted(str(path) for path in DEMO.glob("report/*.html")))
     print(
         f"\n{(DEMO / 'metrics/results.md').read_text(encoding='utf-8')}\n"
         f"Open the report:   {pages}\n"
-        f"Try the model:     .venv/bin/dvc get . {model} --rev {commit[:10]} --force "
-        "-o demo/minilm && .venv/bin/python -m tools.predict --model demo/minilm "
+        f"Try the model:     .venv/bin/dvc get . models/finetuned/minilm-1 --rev {commit[:10]} "
+        "--force -o demo/minilm && .venv/bin/python -m tools.predict --model demo/minilm "
         "'A film to remember.'\n"
         "The real run:      make repro   (on a machine with a GPU)"
     )
@@ -123,10 +121,12 @@ def clean(yes: bool) -> None:
     here = []
     for process in psutil.process_iter(["cwd", "cmdline"]):
         here.append(Path(process.info["cwd"] or "/"))
-        if here[-1] == Path.cwd() and {"exp", "run"} <= set(process.info["cmdline"] or ()):
+        words = set(process.info["cmdline"] or ())
+        starts = words >= {"exp", "run"} or words >= {"tools.experiments", "demo"}
+        if starts and here[-1] == Path.cwd():
             raise UserError(f"process {process.pid} starts an experiment. Wait until it is done.")
-    copies = [path for path in (*LEFT.glob("tmp*"), *LEFT.glob("standalone/tmp*"))
-              if (path / ".dvc").is_dir() and not path.is_symlink()]  # fmt: skip
+    found = (*LEFT.glob("tmp*"), *LEFT.glob("standalone/tmp*"))
+    copies = [path for path in found if (path / ".dvc").is_dir() and not path.is_symlink()]
     left = [copy for copy in copies if not any(cwd.is_relative_to(copy.resolve()) for cwd in here)]
     for copy in copies:
         size = sum(file.lstat().st_size for file in copy.rglob("*") if file.is_file()) / 1e6
@@ -149,20 +149,19 @@ def clean(yes: bool) -> None:
 
 def main() -> None:
     """Do one of the three."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("demo").add_argument("-S", action="append", default=[], metavar="SETTING")
     commands.add_parser("table").add_argument("--keep", default="", metavar="REGEX")
     commands.add_parser("clean").add_argument("--yes", action="store_true", help="do not ask")
-    arguments = parser.parse_args()
-    if arguments.command == "demo":
-        demo(arguments.S)
-    elif arguments.command == "table":
-        table(arguments.keep)
+    given = parser.parse_args()
+    if given.command == "demo":
+        demo(given.S)
+    elif given.command == "table":
+        table(given.keep)
     else:
-        clean(arguments.yes)
+        clean(given.yes)
 
 
 if __name__ == "__main__":

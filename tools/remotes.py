@@ -90,15 +90,14 @@ def push() -> None:
 
 def main() -> None:
     """Parse the command line and do it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("set", help="make it this clone's remote").add_argument("url")
     commands.add_parser("push", help="dvc push --run-cache, and what it leaves out")
-    arguments = parser.parse_args()
-    if arguments.command == "set":
-        set_remote(arguments.url)
+    given = parser.parse_args()
+    if given.command == "set":
+        set_remote(given.url)
     else:
         push()
 
