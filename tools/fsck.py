@@ -18,7 +18,6 @@ from typing import Any
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
-from dvc.utils import dict_sha256
 from dvc_data.hashfile.hash import file_md5
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -27,9 +26,7 @@ from tqdm import tqdm
 from reproduce.command import run_command
 from reproduce.files import UserError
 
-LOCK = Path("dvc.lock")
-OBJECT, RUN = re.compile(r"[0-9a-f]{32}(\.dir)?"), re.compile(r"[0-9a-f]{64}/[0-9a-f]{64}")
-BROKEN = (YAMLError, LookupError, TypeError, AttributeError, ValueError)  # of a damaged file
+OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")  # else it is what a transfer is still writing
 
 
 @contextlib.contextmanager
@@ -57,13 +54,14 @@ def open_repo() -> Iterator[Repo]:
 def fsck(repo: Repo, remote: bool, delete: bool) -> int:
     """Print what is damaged in the cache (or the remote); returns how many objects are."""
     odb = repo.cloud.get_remote_odb(command="fsck") if remote else repo.cache.local
-    if delete and not odb.fs.CAN_TRAVERSE:
-        raise UserError(f"{odb.path}: nothing can be deleted over HTTP.")
+    if not odb.fs.CAN_TRAVERSE:
+        raise UserError(f"{odb.path}: HTTP lists no files. Name the folder behind it: make remote.")
     if not remote:
         restore_run_cache(repo)
-    tracked = tracked_objects(repo.cache.local, odb)
-    base = repo.cloud.get_remote().path if remote else repo.cache.local_cache_dir
-    objects = dict(stored_objects(odb, odb.fs.join(base, "runs"), tracked))
+    tracked = tracked_objects(repo, repo.cache.local, odb)
+    paths = sorted(odb.fs.find(odb.path)) if odb.fs.exists(odb.path) else []
+    named = {path: "".join(odb.fs.parts(path)[-2:]) for path in paths}
+    objects = {path: name for path, name in named.items() if OBJECT.fullmatch(name)}
     if remote and not objects:
         raise UserError(f"{odb.path}: nothing there. A wrong URL, no answer, or never pushed to?")
     damaged = unreadable = 0
@@ -93,18 +91,13 @@ def fsck(repo: Repo, remote: bool, delete: bool) -> int:
     return damaged + unreadable
 
 
-def tracked_objects(*stores: Any) -> dict[str, set[str]]:
+def tracked_objects(repo: Repo, *stores: Any) -> dict[str, set[str]]:
     """The paths that dvc.lock gives each object; a folder's files where a store has its listing."""
-    try:
-        lock = YAML(typ="safe").load(LOCK) if LOCK.is_file() else {}
-        outs = [out for stage in lock.get("stages", {}).values() for out in stage.get("outs", [])]
-    except BROKEN as error:
-        raise UserError(f"{LOCK} cannot be read; conflict markers? {error}") from error
     paths: dict[str, set[str]] = {}
-    for out in outs:
-        paths.setdefault(out["md5"], set()).add(out["path"])
-        for entry in next(filter(None, (listing(store, out["md5"]) for store in stores)), []):
-            paths.setdefault(entry["md5"], set()).add(f"{out['path']}/{entry['relpath']}")
+    for name, path in ((o.hash_info.value, str(o)) for o in repo.index.outs if o.hash_info):
+        paths.setdefault(name, set()).add(path)
+        for entry in next(filter(None, (listing(store, name) for store in stores)), []):
+            paths.setdefault(entry["md5"], set()).add(f"{path}/{entry['relpath']}")
     return paths
 
 
@@ -117,33 +110,9 @@ def listing(store: Any, name: str) -> list[dict[str, str]]:
     return []
 
 
-def stored_objects(odb: Any, runs: str, tracked: dict[str, set[str]]) -> Iterator[tuple[str, str]]:
-    """Path and name of each object, and of each entry of the run cache (KEY/VALUE).
-
-    HTTP servers list nothing: there it is what dvc.lock names.
-    """
-    if not odb.fs.CAN_TRAVERSE:
-        paths = {odb.oid_to_path(name): name for name in tracked}
-        yield from ((path, name) for path, name in paths.items() if odb.fs.exists(path))
-        return
-    for folder, separator, pattern in ((odb.path, "", OBJECT), (runs, "/", RUN)):
-        for path in sorted(odb.fs.find(folder)) if odb.fs.exists(folder) else []:
-            name = separator.join(odb.fs.parts(path)[-2:])
-            if pattern.fullmatch(name):  # else it is what a transfer is still writing
-                yield path, name
-
-
 def digest(fs: Any, path: str, name: str) -> str:
     """What the file would have to be called, by its content."""
-    if "/" not in name:
-        return file_md5(path, fs) + (".dir" if name.endswith(".dir") else "")
-    try:  # as DVC names an entry of the run cache
-        entry = YAML(typ="safe").load(fs.cat_file(path))
-        value = dict_sha256(entry, exclude=["size", "nfiles"])
-        entry["outs"] = [out["path"] for out in entry.get("outs", [])]
-        return f"{dict_sha256(entry, exclude=['size', 'nfiles'])}/{value}"
-    except BROKEN:
-        return "no entry of a run cache"
+    return file_md5(path, fs) + (".dir" if name.endswith(".dir") else "")
 
 
 def workspace_copy(output: str, name: str, damaged: str, delete: bool) -> str:
@@ -163,10 +132,13 @@ def workspace_copy(output: str, name: str, damaged: str, delete: bool) -> str:
 
 
 def run_cache_outputs(repo: Repo) -> dict[str, str]:
-    """The object of each output kept in git that the run cache names, with its path."""
+    """The object of each output kept in git that the run cache names, with its path.
+
+    An entry that is damaged is passed over: DVC deletes it when it meets it.
+    """
     in_git, outputs = {out.def_path for out in repo.index.outs if not out.use_cache}, {}
     for path in Path(repo.stage_cache.cache_dir).glob("*/*/*"):
-        with contextlib.suppress(*BROKEN):  # fsck names what is damaged
+        with contextlib.suppress(YAMLError, LookupError, TypeError, AttributeError, ValueError):
             for out in YAML(typ="safe").load(path).get("outs", []):
                 if out["path"] in in_git:
                     outputs[out["md5"]] = out["path"]

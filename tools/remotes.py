@@ -80,7 +80,7 @@ def push() -> None:
     with open_repo() as repo:
         remote, cache = repo.cloud.get_remote_odb(), repo.cache.local
         # DVC takes a folder's files for pushed when its listing is there. Ask for each.
-        names = {*tracked_objects(cache), *run_cache_outputs(repo)}
+        names = {*tracked_objects(repo, cache), *run_cache_outputs(repo)}
         names = set(filter(cache.exists, names))
         missing = names - set(remote.oids_exist(sorted(names)))
         for name in sorted(missing, key=lambda name: name.endswith(".dir")):
