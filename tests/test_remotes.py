@@ -271,7 +271,8 @@ def test_damage_in_the_cache(copy: Repository, origin: Repository, tmp_path: Pat
     tool(copy, "remotes", "set", str(tmp_path / "store"))
     tool(copy, "remotes", "push")
     cache = copy.path / ".dvc/cache"
-    folder = min(path for path in (cache / "files").rglob("*.dir"))
+    listings = (cache / "files").rglob("*.dir")
+    folder = next(path for path in listings if "train.tsv" in path.read_text())
     names = (WEIGHTS, "data/train.tsv")
     for path in (folder, *(place(cache, md5_of(copy.path / name)) for name in names)):
         damage(path)
