@@ -81,14 +81,10 @@ def choose_build(gpus: list[tuple[str, float]]) -> tuple[str, str]:
         if version >= build.driver and build.lowest <= lowest and highest <= build.highest:
             source = "PyPI" if name == "13.0" else "PyTorch's own index"
             return name, f"PyTorch for CUDA {name} from {source}, because of {found}"
-    needs = "; ".join(
-        f"CUDA {name}: driver {'.'.join(map(str, build.driver))}, "
-        f"capability {build.lowest:g} to {build.highest:g}".replace(" to inf", " or newer")
-        for name, build in BUILDS.items()
-    )
     sys.exit(
-        f"error: no build of PyTorch fits {found}. Needed at least: {needs}. "
-        "Update the driver, or do without the GPU: make install CUDA=cpu"
+        f"error: no build of PyTorch fits {found}. Those for CUDA 12 need driver 525.60.13 and "
+        "capability 5, that for CUDA 13 driver 580.65.06 and capability 7.5, or newer. Update the "
+        "driver, or do without the GPU: make install CUDA=cpu"
     )
 
 

@@ -70,7 +70,7 @@ def main() -> None:
         path = Path("submission") / f"{task}.tsv"
         write_text(path, submission_tsv(name, logits, names, dataset.scale))
         print(f"{path}: {len(rows.input_ids):,} predictions of {run}")
-    print("Next: gluebenchmark.com/submit takes one zip of eleven such files, with MNLI's two and AX.")
+    print("Next: gluebenchmark.com/submit takes one zip of eleven files: MNLI's two, AX's too.")
 
 
 if __name__ == "__main__":
