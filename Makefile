@@ -16,7 +16,7 @@ $(foreach name,$(GIVEN),$(if $(call from_user,$(name)),\
   $(eval override $(name) := $$(value $(name))),$(eval override $(name) :=))$(eval export $(name)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install environment constraints check demo repro parallel verify pin \
+.PHONY: help install environment constraints check demo repro parallel reference verify pin \
         clean-checkpoints clean-experiments remote push fsck submission table \
         test test-all lint format
 
@@ -72,6 +72,9 @@ parallel: check ## Train JOBS runs at a time: make parallel JOBS=2 (docs/cluster
 	  || { echo "error: not all trainings ended (see above); the same command goes on with them" >&2; \
 	       exit 1; }
 	dvc --wait-for-lock repro
+
+reference: environment ## Evaluate the authors' own checkpoint: does our count equal theirs?
+	dvc --wait-for-lock repro reference/dvc.yaml
 
 verify: environment ## Run a stage again elsewhere, compare with dvc.lock: make verify STAGE=compare
 	@python -m tools.verify -- "$$STAGE"
