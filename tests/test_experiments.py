@@ -21,10 +21,12 @@ stages:
   report:
     cmd: test ! -e ${wait} || sleep 300; mkdir -p report metrics models/finetuned/minilm-1 &&
       echo ${word} > report/report.html && echo '| ${word} |' > metrics/results.md &&
+      mkdir -p predictions && seq 4 | sed '1s/.*/label/; s/[34]/0/' > predictions/minilm-1.csv &&
       echo ${word} > models/finetuned/minilm-1/model
     params: [word]
     outs: [models/finetuned/minilm-1/model]
-    plots: [{report: {cache: false}}, {metrics/results.md: {cache: false}}]
+    plots: [{report: {cache: false}}, {metrics/results.md: {cache: false}},
+            {predictions/minilm-1.csv: {cache: false}}]
 """
 
 
@@ -95,7 +97,7 @@ def test_the_demo_shows_its_own_results(pipeline: Repository) -> None:
     pipeline.run("git", "branch", "demo")
     for word in ("first", "second"):
         done = tool(pipeline, "demo", "-S", f"word={word}")
-        assert f"| {word} |" in done.stdout
+        assert f"| {word} |" in done.stdout and "By chance:         66.7 %" in done.stdout
         assert (pipeline.path / "demo/report/report.html").read_text() == f"{word}\n"
     assert "WARNING" not in done.stdout + done.stderr
     assert kept(pipeline) == ["demo"]

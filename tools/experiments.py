@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 from reproduce.command import run_command
@@ -70,12 +71,16 @@ def demo(settings: list[str]) -> None:
     git("update-ref", "-d", f"{folder}/demo-new")
     commit = git("rev-parse", f"{folder}/demo")  # in full: a branch may have the same name
     shutil.rmtree(DEMO / "report", ignore_errors=True)
-    paths = ("report", "metrics/results.md")
+    paths = ("report", "metrics/results.md", "predictions/minilm-1.csv")
     archive = subprocess.check_output(["git", "archive", "--format=zip", commit, *paths])
     zipfile.ZipFile(io.BytesIO(archive)).extractall(DEMO)
+    with (DEMO / paths[2]).open(newline="", encoding="utf-8") as file:
+        labels = Counter(row["label"] for row in csv.DictReader(file))
+    chance = 100 * max(labels.values()) / labels.total()
     pages = ", ".join(sorted(str(path) for path in DEMO.glob("report/*.html")))
     print(
-        f"\n{(DEMO / 'metrics/results.md').read_text(encoding='utf-8')}\n"
+        f"\n{(DEMO / paths[1]).read_text(encoding='utf-8')}\n"
+        f"By chance:         {chance:.1f} % correct, with the more frequent label for all\n"
         f"Open the report:   {pages}\n"
         f"Try the model:     .venv/bin/dvc get . models/finetuned/minilm-1 --rev {commit[:10]} "
         "--force -o demo/minilm && .venv/bin/python -m tools.predict --model demo/minilm "

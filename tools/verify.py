@@ -17,6 +17,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from dvc_data.hashfile.build import build
 from dvc_data.hashfile.hash import file_md5
 
 from reproduce.command import run_command
@@ -72,11 +73,14 @@ def locked_files(out: Any) -> Iterator[tuple[str, str]]:
     """Path and md5 of each file of an output, by dvc.lock."""
     if not out.hash_info.isdir:
         yield out.def_path, out.hash_info.value
-    elif tree := out.get_obj():
-        for key, (_, info) in tree.iteritems():
-            yield "/".join((out.def_path, *key)), info.value
-    else:
-        raise UserError(f"the cache has no list of {out.def_path}'s files. Run `dvc pull` first.")
+        return
+    tree = out.get_obj()
+    if not tree and not out.changed_checksum():  # in git and not in the cache
+        _, _, tree = build(out.repo.cache.local, out.fs_path, out.fs, "md5", dry_run=True)
+    if not tree:
+        raise UserError(f"no list of {out.def_path}'s files. Run `dvc pull` or `git checkout`.")
+    for key, (_, info) in tree.iteritems():
+        yield "/".join((out.def_path, *key)), info.value
 
 
 def prepare(scratch: Path, stage: Any, outputs: set[str]) -> None:
