@@ -84,7 +84,7 @@ def demo(settings: list[str]) -> None:
         f"Open the report:   {pages}\n"
         f"Try the model:     .venv/bin/dvc get . models/finetuned/minilm-1 --rev {commit[:10]} "
         "--force -o demo/minilm && .venv/bin/python -m tools.predict --model demo/minilm "
-        "'A film to remember.'\n"
+        "'I loved every minute of it.'\n"
         "The real run:      make repro   (on a machine with a GPU)"
     )
 
