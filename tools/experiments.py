@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 from reproduce.command import run_command
@@ -46,16 +47,13 @@ def check_git() -> None:
         )
     if git("rev-parse", "--is-shallow-repository") == "true":
         raise UserError(
-            "this is a shallow clone, in which DVC cannot keep experiments. "
-            "Run `git fetch --unshallow` first."
+            "DVC cannot keep experiments in a shallow clone. Run `git fetch --unshallow` first."
         )
-    try:
-        git("rev-parse", "--quiet", "--verify", "HEAD")
-    except UserError as error:
+    if not git("rev-parse", "--revs-only", "HEAD"):
         raise UserError(
             "this git repository has no commit yet, and an experiment is kept beside a commit. "
             "Run `git add -A && git commit -m start` first."
-        ) from error
+        )
 
 
 def demo(settings: list[str]) -> None:
@@ -65,26 +63,28 @@ def demo(settings: list[str]) -> None:
         raise UserError(f"{DEMO} is in the way: the demo's pages go into a folder of that name.")
     # Of each output that has never been made, DVC warns that it cannot be checked out.
     logging.getLogger("dvc_data.index.checkout").setLevel(logging.ERROR)
-    run_dvc(
-        "exp", "run", "--temp", "--name", "demo-new", *[f"--set-param={text}" for text in settings]
-    )
+    params = [f"--set-param={setting}" for setting in settings]
+    run_dvc("exp", "run", "--temp", "--name", "demo-new", *params)
     head = git("rev-parse", "HEAD")
     folder = f"refs/exps/{head[:2]}/{head[2:]}"
     git("update-ref", f"{folder}/demo", f"{folder}/demo-new")
     git("update-ref", "-d", f"{folder}/demo-new")
     commit = git("rev-parse", f"{folder}/demo")  # in full: a branch may have the same name
     shutil.rmtree(DEMO / "report", ignore_errors=True)
-    paths = ("report", "metrics/results.md")
+    paths = ("report", "metrics/results.md", "predictions/minilm-1.csv")
     archive = subprocess.check_output(["git", "archive", "--format=zip", commit, *paths])
     zipfile.ZipFile(io.BytesIO(archive)).extractall(DEMO)
-    model = "models/finetuned/minilm-1"
+    with (DEMO / paths[2]).open(newline="", encoding="utf-8") as file:
+        labels = Counter(row["label"] for row in csv.DictReader(file))
+    chance = 100 * max(labels.values()) / labels.total()
     pages = ", ".join(sorted(str(path) for path in DEMO.glob("report/*.html")))
     print(
-        f"\n{(DEMO / 'metrics/results.md').read_text(encoding='utf-8')}\n"
+        f"\n{(DEMO / paths[1]).read_text(encoding='utf-8')}\n"
+        f"By chance:         {chance:.1f} % correct, with the more frequent label for all\n"
         f"Open the report:   {pages}\n"
-        f"Try the model:     .venv/bin/dvc get . {model} --rev {commit[:10]} --force "
-        "-o demo/minilm && .venv/bin/python -m tools.predict --model demo/minilm "
-        "'A film to remember.'\n"
+        f"Try the model:     .venv/bin/dvc get . models/finetuned/minilm-1 --rev {commit[:10]} "
+        "--force -o demo/minilm && .venv/bin/python -m tools.predict --model demo/minilm "
+        "'I loved every minute of it.'\n"
         "The real run:      make repro   (on a machine with a GPU)"
     )
 
@@ -126,10 +126,12 @@ def clean(yes: bool) -> None:
     here = []
     for process in psutil.process_iter(["cwd", "cmdline"]):
         here.append(Path(process.info["cwd"] or "/"))
-        if here[-1] == Path.cwd() and {"exp", "run"} <= set(process.info["cmdline"] or ()):
+        words = set(process.info["cmdline"] or ())
+        starts = words >= {"exp", "run"} or words >= {"tools.experiments", "demo"}
+        if starts and here[-1] == Path.cwd():
             raise UserError(f"process {process.pid} starts an experiment. Wait until it is done.")
-    copies = [path for path in (*LEFT.glob("tmp*"), *LEFT.glob("standalone/tmp*"))
-              if (path / ".dvc").is_dir() and not path.is_symlink()]  # fmt: skip
+    found = (*LEFT.glob("tmp*"), *LEFT.glob("standalone/tmp*"))
+    copies = [path for path in found if (path / ".dvc").is_dir() and not path.is_symlink()]
     left = [copy for copy in copies if not any(cwd.is_relative_to(copy.resolve()) for cwd in here)]
     for copy in copies:
         size = sum(file.lstat().st_size for file in copy.rglob("*") if file.is_file()) / 1e6
@@ -152,20 +154,19 @@ def clean(yes: bool) -> None:
 
 def main() -> None:
     """Do one of the three."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("demo").add_argument("-S", action="append", default=[], metavar="SETTING")
     commands.add_parser("table").add_argument("--keep", default="", metavar="REGEX")
     commands.add_parser("clean").add_argument("--yes", action="store_true", help="do not ask")
-    arguments = parser.parse_args()
-    if arguments.command == "demo":
-        demo(arguments.S)
-    elif arguments.command == "table":
-        table(arguments.keep)
+    given = parser.parse_args()
+    if given.command == "demo":
+        demo(given.S)
+    elif given.command == "table":
+        table(given.keep)
     else:
-        clean(arguments.yes)
+        clean(given.yes)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ And `dvc gc` takes from the run cache what runs are restored from: here it is pu
 
 import argparse
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -19,7 +18,7 @@ from typing import Any
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
-from dvc.utils import dict_sha256
+from dvc_data.hashfile.hash import file_md5
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from tqdm import tqdm
@@ -27,9 +26,7 @@ from tqdm import tqdm
 from reproduce.command import run_command
 from reproduce.files import UserError
 
-LOCK = Path("dvc.lock")
-OBJECT, RUN = re.compile(r"[0-9a-f]{32}(\.dir)?"), re.compile(r"[0-9a-f]{64}/[0-9a-f]{64}")
-BROKEN = (YAMLError, LookupError, TypeError, AttributeError, ValueError)  # of a damaged file
+OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")  # else it is what a transfer is still writing
 
 
 @contextlib.contextmanager
@@ -57,13 +54,14 @@ def open_repo() -> Iterator[Repo]:
 def fsck(repo: Repo, remote: bool, delete: bool) -> int:
     """Print what is damaged in the cache (or the remote); returns how many objects are."""
     odb = repo.cloud.get_remote_odb(command="fsck") if remote else repo.cache.local
-    if delete and not odb.fs.CAN_TRAVERSE:
-        raise UserError(f"{odb.path}: nothing can be deleted over HTTP.")
+    if not odb.fs.CAN_TRAVERSE:
+        raise UserError(f"{odb.path}: HTTP lists no files. Name the folder behind it: make remote.")
     if not remote:
         restore_run_cache(repo)
-    tracked = tracked_objects(repo.cache.local, odb)
-    base = repo.cloud.get_remote().path if remote else repo.cache.local_cache_dir
-    objects = dict(stored_objects(odb, odb.fs.join(base, "runs"), tracked))
+    tracked = tracked_objects(repo, repo.cache.local, odb)
+    paths = sorted(odb.fs.find(odb.path)) if odb.fs.exists(odb.path) else []
+    named = {path: "".join(odb.fs.parts(path)[-2:]) for path in paths}
+    objects = {path: name for path, name in named.items() if OBJECT.fullmatch(name)}
     if remote and not objects:
         raise UserError(f"{odb.path}: nothing there. A wrong URL, no answer, or never pushed to?")
     damaged = unreadable = 0
@@ -77,37 +75,29 @@ def fsck(repo: Repo, remote: bool, delete: bool) -> int:
             bar.write(f"cannot be read: {place}: {error}")
             continue
         damaged += 1
-        bar.write(f"damaged: {place}")
+        bar.write(f"damaged: {place}{' (deleted)' if delete else ''}")
         for output in sorted(tracked.get(name, ["not in the present dvc.lock"])):
             bar.write(f"    {output}{'' if remote else workspace_copy(output, name, now, delete)}")
         if delete:
             odb.fs.remove(path)
-            bar.write("    deleted")
     print(f"{odb.path}: {len(objects)} objects checked, {damaged} damaged, {unreadable} unreadable")
     if damaged and not delete:
         print(f"`make fsck {'REMOTE=1 ' * remote}DELETE=1` deletes what is damaged, nothing else.")
     if damaged and remote:
         print("`make push` from a clone whose cache is intact brings it back.")
     elif damaged:
-        print(
-            "`dvc pull` brings it back from a remote; without one `dvc commit` does where the copy "
-            "in the workspace is intact, `dvc repro` where not."
-        )
+        print("`dvc pull` brings it back from a remote; without one `dvc commit` does where your "
+              "copy is intact, `dvc repro` where not.")  # fmt: skip
     return damaged + unreadable
 
 
-def tracked_objects(*stores: Any) -> dict[str, set[str]]:
+def tracked_objects(repo: Repo, *stores: Any) -> dict[str, set[str]]:
     """The paths that dvc.lock gives each object; a folder's files where a store has its listing."""
-    try:
-        lock = YAML(typ="safe").load(LOCK) if LOCK.is_file() else {}
-        outs = [out for stage in lock.get("stages", {}).values() for out in stage.get("outs", [])]
-    except BROKEN as error:
-        raise UserError(f"{LOCK} cannot be read; conflict markers? {error}") from error
     paths: dict[str, set[str]] = {}
-    for out in outs:
-        paths.setdefault(out["md5"], set()).add(out["path"])
-        for entry in next(filter(None, (listing(store, out["md5"]) for store in stores)), []):
-            paths.setdefault(entry["md5"], set()).add(f"{out['path']}/{entry['relpath']}")
+    for name, path in ((o.hash_info.value, str(o)) for o in repo.index.outs if o.hash_info):
+        paths.setdefault(name, set()).add(path)
+        for entry in next(filter(None, (listing(store, name) for store in stores)), []):
+            paths.setdefault(entry["md5"], set()).add(f"{path}/{entry['relpath']}")
     return paths
 
 
@@ -120,37 +110,9 @@ def listing(store: Any, name: str) -> list[dict[str, str]]:
     return []
 
 
-def stored_objects(odb: Any, runs: str, tracked: dict[str, set[str]]) -> Iterator[tuple[str, str]]:
-    """Path and name of each object, and of each entry of the run cache (KEY/VALUE).
-
-    HTTP servers list nothing: there it is what dvc.lock names.
-    """
-    if not odb.fs.CAN_TRAVERSE:
-        paths = {odb.oid_to_path(name): name for name in tracked}
-        yield from ((path, name) for path, name in paths.items() if odb.fs.exists(path))
-        return
-    for folder, separator, pattern in ((odb.path, "", OBJECT), (runs, "/", RUN)):
-        for path in sorted(odb.fs.find(folder)) if odb.fs.exists(folder) else []:
-            name = separator.join(odb.fs.parts(path)[-2:])
-            if pattern.fullmatch(name):  # else it is what a transfer is still writing
-                yield path, name
-
-
 def digest(fs: Any, path: str, name: str) -> str:
     """What the file would have to be called, by its content."""
-    with fs.open(path, "rb") as stream:
-        if "/" not in name:
-            md5 = hashlib.md5(usedforsecurity=False)
-            while piece := stream.read(1 << 20):  # hashlib.file_digest refuses sshfs's files
-                md5.update(piece)
-            return md5.hexdigest() + (".dir" if name.endswith(".dir") else "")
-        try:  # as DVC names an entry of the run cache
-            entry = YAML(typ="safe").load(stream.read())
-            value = dict_sha256(entry, exclude=["size", "nfiles"])
-            entry["outs"] = [out["path"] for out in entry.get("outs", [])]
-            return f"{dict_sha256(entry, exclude=['size', 'nfiles'])}/{value}"
-        except BROKEN:
-            return "no entry of a run cache"
+    return file_md5(path, fs) + (".dir" if name.endswith(".dir") else "")
 
 
 def workspace_copy(output: str, name: str, damaged: str, delete: bool) -> str:
@@ -161,7 +123,7 @@ def workspace_copy(output: str, name: str, damaged: str, delete: bool) -> str:
     path = Path(output)
     if not path.is_file():
         return ""
-    md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    md5 = file_md5(output)
     if delete and md5 == damaged:
         path.unlink()
         return ": the copy in the workspace was damaged too, and is deleted"
@@ -170,10 +132,13 @@ def workspace_copy(output: str, name: str, damaged: str, delete: bool) -> str:
 
 
 def run_cache_outputs(repo: Repo) -> dict[str, str]:
-    """The object of each output kept in git that the run cache names, with its path."""
+    """The object of each output kept in git that the run cache names, with its path.
+
+    An entry that is damaged is passed over: DVC deletes it when it meets it.
+    """
     in_git, outputs = {out.def_path for out in repo.index.outs if not out.use_cache}, {}
     for path in Path(repo.stage_cache.cache_dir).glob("*/*/*"):
-        with contextlib.suppress(*BROKEN):  # fsck names what is damaged
+        with contextlib.suppress(YAMLError, LookupError, TypeError, AttributeError, ValueError):
             for out in YAML(typ="safe").load(path).get("outs", []):
                 if out["path"] in in_git:
                     outputs[out["md5"]] = out["path"]
@@ -204,9 +169,8 @@ def restore_run_cache(repo: Repo) -> None:
 
 def main() -> None:
     """Check; exit code 1 when something is damaged."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--remote", action="store_true", help="the remote (reads all of it)")
     parser.add_argument("--delete", action="store_true", help="delete what is damaged")
     arguments = parser.parse_args()

@@ -36,21 +36,23 @@ DEMANDED_BY_TORCH = re.compile(r"(nvidia-(?!ml-py)|cuda-|triton)")
 
 
 class Build(NamedTuple):
-    """A build of PyTorch: the oldest driver made for it, and the compute capabilities it has."""
+    """A build of PyTorch: the oldest driver that runs it, and the compute capabilities it has."""
 
     driver: tuple[int, ...]
     lowest: float
     highest: float = math.inf
 
 
-# Newest first. Drivers: table 3 of the CUDA toolkit's release notes. 13.0 is PyPI's own build.
+# The first that fits is taken; 13.0 is PyPI's own. Drivers for Linux, by docs.nvidia.com/cuda/
+# cuda-toolkit-release-notes, table 3, CUDA 12.0 and 13.0: from there on a driver runs any CUDA of
+# that major version (docs.nvidia.com/deploy/cuda-compatibility, "Minor Version Compatibility").
+# Capabilities, by github.com/pytorch/pytorch, RELEASE.md, "CUDA Support Matrix". CUDA 12.9 is not
+# there, but 2.13.0+cu129 is published; it has the architectures of the build for 13.0.
 BUILDS = {
-    "13.0": Build((580, 65), 7.5),
-    "12.9": Build((575, 51), 7.5),
-    "12.6": Build((560, 28), 5.0, 9.0),
+    "13.0": Build((580, 65, 6), 7.5),
+    "12.6": Build((525, 60, 13), 5.0, 9.0),
+    "12.9": Build((525, 60, 13), 7.5),
 }
-# CUDA's "minor version compatibility": from this driver on, any CUDA 12 runs.
-ANY_CUDA_12 = (525, 60)
 
 
 def read_gpus() -> list[tuple[str, float]]:
@@ -65,12 +67,6 @@ def read_gpus() -> list[tuple[str, float]]:
     return []
 
 
-def describe(name: str, found: str) -> str:
-    """The choice of a build, with its reason, for the screen."""
-    source = "PyPI" if name == "13.0" else "PyTorch's own index"
-    return f"PyTorch for CUDA {name} from {source}, because of {found}"
-
-
 def choose_build(gpus: list[tuple[str, float]]) -> tuple[str, str]:
     """The build for these GPUs and the reason, to be printed; exits with a message if none fits."""
     if not gpus:
@@ -81,20 +77,14 @@ def choose_build(gpus: list[tuple[str, float]]) -> tuple[str, str]:
     lowest, highest = min(cap for _, cap in gpus), max(cap for _, cap in gpus)
     found = f"NVIDIA driver {driver}, compute capability {lowest:g}"
     found += f" to {highest:g}" if highest > lowest else ""
-    fitting = [n for n, b in BUILDS.items() if b.lowest <= lowest and highest <= b.highest]
-    for name in fitting:
-        if version >= BUILDS[name].driver:
-            return name, describe(name, found)
-    if version >= ANY_CUDA_12 and (older := [name for name in fitting if name != "13.0"]):
-        return older[-1], describe(older[-1], found)
-    needs = "; ".join(
-        f"CUDA {name}: driver {'.'.join(map(str, b.driver if name == '13.0' else ANY_CUDA_12))}, "
-        f"capability {b.lowest:g} to {b.highest:g}".replace(" to inf", " or newer")
-        for name, b in BUILDS.items()
-    )
+    for name, build in BUILDS.items():
+        if version >= build.driver and build.lowest <= lowest and highest <= build.highest:
+            source = "PyPI" if name == "13.0" else "PyTorch's own index"
+            return name, f"PyTorch for CUDA {name} from {source}, because of {found}"
     sys.exit(
-        f"error: no build of PyTorch fits {found}. Needed at least: {needs}. "
-        "Update the driver, or do without the GPU: make install CUDA=cpu"
+        f"error: no build of PyTorch fits {found}. Those for CUDA 12 need driver 525.60.13 and "
+        "capability 5, that for CUDA 13 driver 580.65.06 and capability 7.5, or newer. Update the "
+        "driver, or do without the GPU: make install CUDA=cpu"
     )
 
 
@@ -141,20 +131,18 @@ def remove(folder: Path) -> None:
 def is_former() -> bool:
     """Whether .venv is a folder that an earlier Makefile made: it left an empty `.installed`."""
     stamp = LINK / ".installed"
-    return (
-        not LINK.is_symlink() and (LINK / "pyvenv.cfg").is_file()
-        and stamp.is_file() and not stamp.stat().st_size
-    )  # fmt: skip
+    made = (LINK / "pyvenv.cfg").is_file() and stamp.is_file() and not stamp.stat().st_size
+    return made and not LINK.is_symlink()
 
 
 def build(cuda: str, asked: str) -> None:
     """Build an environment and switch .venv to it; after any error .venv is as it was."""
+    started = time.monotonic()
     folder = Path(tempfile.mkdtemp(dir=ENVIRONMENTS, prefix=f"cuda-{cuda}-".replace("-cpu", "")))
     write_record(folder, complete=False)
     folder.chmod(0o755)
-    python = str(folder / "bin/python")
-    pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "-c", str(CONSTRAINTS)]
-    started, complete = time.monotonic(), False
+    pip = [str(folder / "bin/python"), "-m", "pip", "install", "--disable-pip-version-check"]
+    pip += ["-c", str(CONSTRAINTS)]
     try:
         run([sys.executable, "-m", "venv", str(folder)])
         torch = re.search(r"^torch==([\w.]+)", REQUIREMENTS.read_text(encoding="utf-8"), re.M)
@@ -163,13 +151,12 @@ def build(cuda: str, asked: str) -> None:
             run([*pip, "--extra-index-url", INDEX + label, f"torch=={torch[1]}+{label}"])
         run([*pip, "-r", str(REQUIREMENTS)])
         let_dvc_write_utf8(folder)
-        write_record(folder, complete=True, digest=digest(cuda), path=str(folder.resolve()),
-                     cuda=cuda, asked=asked)  # fmt: skip
+        made = {"digest": digest(cuda), "path": str(folder.resolve())}
+        write_record(folder, complete=True, **made, cuda=cuda, asked=asked)
         switch(folder)
-        complete = True
-    finally:
-        if not complete:
-            remove(folder)
+    except BaseException:
+        remove(folder)
+        raise
     print(f"installed in {time.monotonic() - started:.0f} s: .venv is {folder}", flush=True)
 
 
@@ -232,48 +219,42 @@ def install(asked: str | None, keep: bool, fresh: bool) -> None:
         build(cuda, wish)
 
 
-def constraints_text(report: dict[str, Any]) -> str:
-    """constraints.txt for pip's installation report: every package, by version."""
-    packages = [package["metadata"] for package in report["install"]]
-    pins = {package["name"].lower(): package["version"].split("+")[0] for package in packages}
-    lines = [f"{name}=={pins[name]}" for name in sorted(pins) if not DEMANDED_BY_TORCH.match(name)]
-    head = [
-        "# Generated by `make constraints`: all that the requirements bring along, by version.",
-        "# Not here: nvidia-*, cuda-*, triton. They differ by build, and torch pins them itself.",
-    ]
-    return "\n".join([*head, *lines, ""])
-
-
 def write_constraints() -> None:
     """Resolve the requirements anew, without constraints, and pin all that they bring along."""
-    command = [str(LINK / "bin/python"), "-m", "pip", "install", "--dry-run", "--ignore-installed",
-               "--quiet", "--report", "-", "-r", str(REQUIREMENTS), "-r", str(REMOTES)]  # fmt: skip
+    command = [str(LINK / "bin/python"), "-m", "pip", "install", "--dry-run", "--ignore-installed"]
+    command += ["--quiet", "--report", "-", "-r", str(REQUIREMENTS), "-r", str(REMOTES)]
     print("resolving the requirements: minutes", flush=True)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit("error: pip could not resolve the requirements, see above; nothing was written.")
-    CONSTRAINTS.write_text(constraints_text(json.loads(done.stdout)), encoding="utf-8")
+    packages = [package["metadata"] for package in json.loads(done.stdout)["install"]]
+    pins = {package["name"].lower(): package["version"].split("+")[0] for package in packages}
+    lines = [
+        "# Generated by `make constraints`: all that the requirements bring along, by version.",
+        "# Not here: nvidia-*, cuda-*, triton. They differ by build, and torch pins them itself.",
+        *(f"{name}=={pins[name]}" for name in sorted(pins) if not DEMANDED_BY_TORCH.match(name)),
+    ]
+    CONSTRAINTS.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{CONSTRAINTS} is written. Next: make install, make test-all")
 
 
 def main() -> None:
     """Install, or write constraints.txt."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--keep", action="store_true", help="do nothing where .venv is current")
     parser.add_argument("--fresh", action="store_true", help="build it also where it is current")
     parser.add_argument("--cuda", default="", help="PyTorch's build: auto, cpu, 12.6, 12.9, 13.0")
     parser.add_argument("--constraints", action="store_true", help="write constraints.txt anew")
-    arguments = parser.parse_args()
-    if arguments.cuda not in ("", "auto", "cpu", *BUILDS):
+    given = parser.parse_args()
+    if given.cuda not in ("", "auto", "cpu", *BUILDS):
         known = ", ".join(["auto", "cpu", *BUILDS])
-        sys.exit(f"error: CUDA={arguments.cuda}: there is no such build. Known: {known}.")
+        sys.exit(f"error: CUDA={given.cuda}: there is no such build. Known: {known}.")
     try:
-        if arguments.constraints:
+        if given.constraints:
             write_constraints()
         else:
-            install(arguments.cuda or None, arguments.keep, arguments.fresh)
+            install(given.cuda or None, given.keep, given.fresh)
     except KeyboardInterrupt:
         sys.exit("interrupted: .venv is as it was")
     except OSError as error:

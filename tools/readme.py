@@ -5,7 +5,6 @@ Run as: make format     (make lint checks that it was done)
 
 import json
 import statistics
-import textwrap
 from pathlib import Path
 
 from reproduce.verdict.published import in_language
@@ -21,23 +20,13 @@ HEADS = {
 }
 
 
-def results(language: str) -> str:
-    """The verdicts, as `compare` wrote them; lines but for the table's wrapped at 108 columns."""
-    name = {"en": "metrics/results.md", "pt": "metrics/results.pt-BR.md"}[language]
-    lines = Path(name).read_text(encoding="utf-8").strip().splitlines()
-    return "\n".join(
-        line if line.startswith("|") else textwrap.fill(line, 108, break_on_hyphens=False)
-        for line in lines
-    )
-
-
 def demo(language: str) -> str:
     """How long the demo took, and the accuracy of each seed."""
     measured = json.loads(Path("benchmarks/results/demo.json").read_text(encoding="utf-8"))
     percent = {"en": " %", "pt": "%"}[language]
-    scores = (in_language(value, language) for value in measured["accuracy_by_seed"].values())
-    listed = ", ".join(f"{score}{percent}" for score in scores)
-    return DEMO[language].format(seconds=round(measured["wall"]["median"]), scores=listed)
+    accuracy = measured["accuracy_by_seed"].values()
+    scores = ", ".join(in_language(value, language) + percent for value in accuracy)
+    return DEMO[language].format(seconds=round(measured["wall"]["median"]), scores=scores)
 
 
 def trainings(language: str) -> str:

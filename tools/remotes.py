@@ -80,7 +80,7 @@ def push() -> None:
     with open_repo() as repo:
         remote, cache = repo.cloud.get_remote_odb(), repo.cache.local
         # DVC takes a folder's files for pushed when its listing is there. Ask for each.
-        names = {*tracked_objects(cache), *run_cache_outputs(repo)}
+        names = {*tracked_objects(repo, cache), *run_cache_outputs(repo)}
         names = set(filter(cache.exists, names))
         missing = names - set(remote.oids_exist(sorted(names)))
         for name in sorted(missing, key=lambda name: name.endswith(".dir")):
@@ -90,15 +90,14 @@ def push() -> None:
 
 def main() -> None:
     """Parse the command line and do it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("set", help="make it this clone's remote").add_argument("url")
     commands.add_parser("push", help="dvc push --run-cache, and what it leaves out")
-    arguments = parser.parse_args()
-    if arguments.command == "set":
-        set_remote(arguments.url)
+    given = parser.parse_args()
+    if given.command == "set":
+        set_remote(given.url)
     else:
         push()
 

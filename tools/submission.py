@@ -45,9 +45,8 @@ def submission_tsv(
 
 def main() -> None:
     """Write submission/TASK.tsv, of MNLI two files."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--model", required=True, help="a name from params.yaml")
     model = parser.parse_args().model
     experiment = read_experiment()
@@ -71,9 +70,7 @@ def main() -> None:
         path = Path("submission") / f"{task}.tsv"
         write_text(path, submission_tsv(name, logits, names, dataset.scale))
         print(f"{path}: {len(rows.input_ids):,} predictions of {run}")
-    print(
-        "Next: gluebenchmark.com/submit takes one zip of eleven such files, MNLI's twice, AX.tsv."
-    )
+    print("Next: gluebenchmark.com/submit takes one zip of eleven files: MNLI's two, AX's too.")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ and the machine (environment/, metrics/speed.json) are measurements and are not 
 """
 
 import argparse
-import hashlib
 import os
 import shutil
 import subprocess
@@ -17,6 +16,9 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+
+from dvc_data.hashfile.build import build
+from dvc_data.hashfile.hash import file_md5
 
 from reproduce.command import run_command
 from reproduce.files import UserError, read_json
@@ -28,32 +30,24 @@ MEASURED = ("environment/", "metrics/speed.json")
 
 def main() -> None:
     """Verify the stage that is named."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("stage", help="as `dvc stage list` prints it")
     name = parser.parse_args().stage
-    with open_repo() as repo:
-        stage = locked_stage(repo, name)
-        outputs = {out.def_path for out in repo.index.outs}
-        expected = {
-            path: md5
-            for out in stage.outs
-            for path, md5 in locked_files(out)
-            if not path.startswith(MEASURED)
-        }
-        if not expected:
+    with open_repo() as repo, tempfile.TemporaryDirectory(prefix="verify-") as folder:
+        scratch, stage = Path(folder), locked_stage(repo, name)
+        locked = dict(file for out in stage.outs for file in locked_files(out))
+        if all(path.startswith(MEASURED) for path in locked):
             raise UserError(f"{name} writes measurements only, and no second run equals the first.")
-        with tempfile.TemporaryDirectory(prefix="verify-") as scratch:
-            prepare(Path(scratch), stage, outputs)
-            run_again(Path(scratch), name, stage.cmd)
-            written = {path for out in stage.outs for path in files(Path(scratch), out.def_path)}
-            for path in sorted({*written, *expected}):
-                if not path.startswith(MEASURED):
-                    old = expected.get(path)
-                    before = old_bytes(repo, old, path) if old else None
-                    compare(path, old, Path(scratch) / path, before)
-    print(f"identical: {len(expected)} file(s) of {name}, byte for byte as in dvc.lock")
+        prepare(scratch, stage, {out.def_path for out in repo.index.outs})
+        run_again(scratch, name, stage.cmd)
+        roots = [scratch / out.def_path for out in stage.outs]
+        written = [file for root in roots for file in (root, *root.rglob("*")) if file.is_file()]
+        names = {*locked, *(file.relative_to(scratch).as_posix() for file in written)}
+        names -= {path for path in names if path.startswith(MEASURED)}
+        for path in sorted(names):
+            compare(repo, path, locked.get(path), scratch / path)
+    print(f"identical: {len(names)} file(s) of {name}, byte for byte as in dvc.lock")
 
 
 def locked_stage(repo: Any, name: str) -> Any:
@@ -68,10 +62,9 @@ def locked_stage(repo: Any, name: str) -> Any:
         raise UserError(f"dvc.lock does not know {name}. Run `dvc repro {name}` first.")
     changed = [str(dep) for dep in stage.deps if dep.status()]
     if changed or stage.changed_stage():
-        what = ", ".join(changed) or "its command"
         raise UserError(
-            f"{name} would not run as dvc.lock says: {what} changed or missing since. "
-            f"Run `dvc checkout`, `dvc pull`, or `dvc repro {name}` first."
+            f"{name} would not run as dvc.lock says: {', '.join(changed) or 'its command'} changed "
+            f"or missing since. Run `dvc checkout`, `dvc pull`, or `dvc repro {name}` first."
         )
     return stage
 
@@ -80,11 +73,14 @@ def locked_files(out: Any) -> Iterator[tuple[str, str]]:
     """Path and md5 of each file of an output, by dvc.lock."""
     if not out.hash_info.isdir:
         yield out.def_path, out.hash_info.value
-    elif tree := out.get_obj():
-        for key, (_, info) in tree.iteritems():
-            yield "/".join((out.def_path, *key)), info.value
-    else:
-        raise UserError(f"the cache has no list of {out.def_path}'s files. Run `dvc pull` first.")
+        return
+    tree = out.get_obj()
+    if not tree and not out.changed_checksum():  # in git and not in the cache
+        _, _, tree = build(out.repo.cache.local, out.fs_path, out.fs, "md5", dry_run=True)
+    if not tree:
+        raise UserError(f"no list of {out.def_path}'s files. Run `dvc pull` or `git checkout`.")
+    for key, (_, info) in tree.iteritems():
+        yield "/".join((out.def_path, *key)), info.value
 
 
 def prepare(scratch: Path, stage: Any, outputs: set[str]) -> None:
@@ -118,30 +114,14 @@ def run_again(scratch: Path, name: str, command: str) -> None:
         raise UserError(f"{name} ended with exit code {code} in the scratch place, see above.")
 
 
-def files(scratch: Path, output: str) -> list[str]:
-    """The files of one output in the scratch place, relative to it."""
-    paths = [scratch / output, *(scratch / output).rglob("*")]
-    return [path.relative_to(scratch).as_posix() for path in paths if path.is_file()]
-
-
-def md5_of(path: Path) -> str:
-    """The digest that DVC knows a file by."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
-
-
-def old_bytes(repo: Any, md5: str, path: str) -> Path | None:
-    """Where the file of that digest is, in the cache or in the workspace, if anywhere."""
-    places = (Path(repo.cache.local.oid_to_path(md5)), Path(path))
-    return next((place for place in places if place.is_file() and md5_of(place) == md5), None)
-
-
-def compare(path: str, md5: str | None, now: Path, before: Path | None) -> None:
+def compare(repo: Any, path: str, md5: str | None, now: Path) -> None:
     """`UserError` unless the file that was written has the digest `md5`."""
     if not md5 or not now.is_file():
         raise UserError(f"differs: {path} was written {'only before' if md5 else 'only now'}.")
-    if (digest := md5_of(now)) != md5:
-        why = difference(before, now) if before else "its old bytes are gone (`dvc pull`?)"
+    if (digest := file_md5(str(now))) != md5:
+        places = (Path(repo.cache.local.oid_to_path(md5)), Path(path))
+        old = [place for place in places if place.is_file() and file_md5(str(place)) == md5]
+        why = difference(old[0], now) if old else "its old bytes are gone (`dvc pull`?)"
         raise UserError(f"differs: {path}, md5 {md5} in dvc.lock, {digest} now: {why}.")
 
 

@@ -3,6 +3,7 @@
 Numbers are written as the language writes them (`in_language` of published.py).
 """
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def results(claims: dict[str, Any], medians: str, published: Published, language: str) -> str:
-    """The claims that have a verdict as a table, then in a line each what was not run.
+    """The claims that have a verdict as a table, then in a paragraph each what was not run.
 
     Args:
         claims: metrics/claims.json.
@@ -52,7 +53,9 @@ def results(claims: dict[str, Any], medians: str, published: Published, language
     if unclear := [c for c in claims["claims"].values() if c["verdict"] == "inconclusive"]:
         remarks = [c["remarks"][0][language] for c in unclear if c["remarks"]]
         parts.append(" ".join(dict.fromkeys(remarks)))
-    return "\n\n".join([*parts, say("line_rates")]) + "\n"
+    parts = [*parts, say("line_rates")]
+    wrapped = (p if p[0] == "|" else textwrap.fill(p, 108, break_on_hyphens=False) for p in parts)
+    return "\n\n".join(wrapped) + "\n"
 
 
 def interval_text(interval: dict[str, Any] | None, language: str) -> str:
