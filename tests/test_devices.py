@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from conftest import ROOT
-from reproduce import machine
+from reproduce import command, machine
 from reproduce.files import UserError
 from reproduce.training import devices
 
@@ -242,19 +242,19 @@ def test_variables_that_change_results_go_and_are_named_and_the_others_stay(
 ) -> None:
     for name in [*CHANGING.split(), *HARMLESS.split(), "WORLD_SIZE"]:
         monkeypatch.setenv(name, "1")
-    devices.clean_environment()
-    said = capsys.readouterr().out
+    command.clean_environment()
+    said = capsys.readouterr().err
     assert not [name for name in CHANGING.split() if name in os.environ or f"{name}=1" not in said]
     assert set(HARMLESS.split()) <= os.environ.keys()
 
 
-@pytest.mark.parametrize("name", devices.SEVERAL)
+@pytest.mark.parametrize("name", command.SEVERAL)
 def test_a_command_that_a_launcher_starts_several_times_is_refused(
     monkeypatch: Patch, name: str
 ) -> None:
     monkeypatch.setenv(name, "2")
     with pytest.raises(UserError, match=f"{name} is 2"):
-        devices.clean_environment()
+        command.clean_environment()
 
 
 @pytest.mark.parametrize(
