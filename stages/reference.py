@@ -80,7 +80,7 @@ def count_correct(reference: Reference, folder: Path, texts: list[str], labels: 
             "checkpoint's. Name the model of catalog.yaml whose vocab.txt is the same."
         )
     ids = tokenizer(texts, truncation=True, max_length=reference.max_length)["input_ids"]
-    logits, names = predict(folder, ids, BATCH_SIZE)
+    logits, names = predict(folder, ids, BATCH_SIZE, setting="")
     measured = measure(logits.numpy(), np.array(labels, int), names, ["accuracy"])
     return int(measured["correct"])
 

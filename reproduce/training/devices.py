@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from reproduce.command import OURS, clean_environment
 from reproduce.files import UserError
-from reproduce.machine import TO_CPU, Gpu, cpu_name, visible_gpus
+from reproduce.machine import TO_CPU, Gpu, visible_gpus
 
 Precision = Literal["fp32", "bf16", "fp16"]
 # The machine's: not below a checkout, a home or TMPDIR, which other clones and users do not share.
@@ -28,7 +28,6 @@ OUT_OF_MEMORY = re.compile(
     r"|CUBLAS_STATUS_NOT_INITIALIZED when calling .cublasCreate",  # it found no room for itself
     re.IGNORECASE,
 )
-
 
 _claimed: list[Gpu | None] = []  # by this process; None: the CPU
 
@@ -121,14 +120,6 @@ def _check(gpu: Gpu | None) -> None:
         why = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"the driver ({gpu.driver}) lists {gpu.name}, and CUDA cannot use it: {why}"
                         f". {todo} {TO_CPU}") from error  # fmt: skip
-
-
-def device_in_use() -> tuple[str, str]:
-    """Kind and name of what this process computes on: ("cuda", "Tesla T4"), ("cpu", "AMD EPYC")."""
-    import torch
-
-    cuda = torch.cuda.is_available()
-    return ("cuda", torch.cuda.get_device_name()) if cuda else ("cpu", cpu_name())
 
 
 def choose_precision(wanted: str) -> tuple[str, Precision, str]:
