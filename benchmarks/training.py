@@ -6,12 +6,12 @@ dynamic   the same with --pad_to_max_length False: padded to the longest sentenc
 bare      our batches, model, autocast, clipping and AdamW, launched one by one
 ours      reproduce/training/loop.py, as the stage finetune runs it
 replay    (on a GPU) the same recorded steps replayed with no data and no logging: the limit
-matmul    the matrix products of a step alone, at the same shapes: what the hardware could do
 
 Each is a process that halts between its turns (ways.py); they take turns, A B A B ..., on real
-SST-2 sentences and random weights (speed does not depend on their values). ours, bare, replay and
-matmul see the same batches: every k-th by length of a real epoch. Useful operations: 6 x
-non-embedding parameters x real tokens (arXiv:2001.08361, section 2.1).
+SST-2 sentences and random weights (speed does not depend on their values). ours, bare and replay
+see the same batches: every k-th by length of a real epoch. Useful operations: 6 x non-embedding
+parameters x real tokens (arXiv:2001.08361, section 2.1). What the hardware could do is the time
+that a profile of `bare` gives the matrix products alone.
 
 Run as: python -m benchmarks.training [--model distilbert] [--steps N] [--turns N]
 """
@@ -26,18 +26,25 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from shutil import copytree
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.common import report, spread, sst2, take_turns, tokenizer_directory
-from benchmarks.ways import BATCH, PADDED, WAYS
+from benchmarks.ways import BATCH, FACTS, PADDED, be, paths
 from reproduce.command import go_offline, run_command
-from reproduce.inputs.tokenizer import load_tokenizer
+from reproduce.inputs.tokenizer import load_tokenizer, tokenize_split
+from reproduce.params import PARAMS, read_yaml
 from reproduce.training.devices import choose_precision, claim_gpu
+from reproduce.training.recipe import read_recipe
+from stages.benchmark import build
 
 STEPS, TURNS = {"cpu": 20, "cuda": 400}, 5  # on a GPU a turn of ours then lasts a second
-# A slower way takes this share of the steps.
-SHARE = {"cpu": {"fixed": 0.1, "dynamic": 0.3}, "cuda": {"fixed": 0.1, "dynamic": 0.2, "bare": 0.2}}
+# The ways by device, each with its share of these steps: a slower way takes fewer.
+WAYS = {
+    "cpu": {"fixed": 0.1, "dynamic": 0.3, "bare": 1, "ours": 1},
+    "cuda": {"fixed": 0.1, "dynamic": 0.2, "bare": 0.2, "ours": 1, "replay": 1},
+}
 # By device and model: at least so many times as fast as each way, and at most so many GB.
 TARGETS: dict[tuple[str, str], dict[str, float]] = {
     ("cpu", "distilbert"): {"fixed": 15, "dynamic": 4, "bare": 0.95, "GB": 3.2},
@@ -58,47 +65,38 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.be:
         go_offline()
-        WAYS[arguments.be[0]](Path(arguments.be[1]))
+        be(arguments.be[0], Path(arguments.be[1]))
         return
     model, turns = arguments.model, arguments.turns
     with claim_gpu(), TemporaryDirectory() as scratch:
         device, precision, reason = choose_precision("auto")
         print(f"{model}: {precision} on {device}, because {reason}", flush=True)
         steps = arguments.steps or STEPS[device]
-        counts = {name: max(1, round(steps * SHARE[device].get(name, 1))) for name in WAYS}
-        if device == "cpu":
-            del counts["replay"]
-        prepare(Path(scratch), model, counts, turns)
+        counts = {name: max(1, round(steps * share)) for name, share in WAYS[device].items()}
+        facts = {"device": device, "precision": precision, "run": {"model": model, "seed": 1}}
+        prepare(Path(scratch), model, facts | {"steps": counts, "turns": turns})
         with processes([*counts], Path(scratch)) as (turn, warm):
             taken = take_turns({name: partial(turn, name) for name in counts}, turns)
     result = {
-        **summarize(taken, warm["ours"]["parameters"]),
+        **summarize(taken, warm["ours"]["parameters"], warm["bare"]["seconds_a_token"]),
         "model": model, "device": device, "precision": precision, "steps_a_turn": counts,
-        "share_of_a_step": warm["bare"]["parts"],
     }  # fmt: skip
     judge(result, full=steps >= STEPS[device] and turns >= TURNS)
 
 
-def prepare(folder: Path, model: str, steps: dict[str, int], turns: int) -> None:
-    """Put into `folder` what all ways read: tokens, labels, config, tokenizer, random weights."""
-    import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-
+def prepare(folder: Path, model: str, facts: dict[str, Any]) -> None:
+    """Put what all ways read into `folder`: facts, tokens, config, tokenizer, random weights."""
     sentences, labels, names = sst2("train")
-    source = tokenizer_directory(model, folder)
+    recipe = read_recipe(model, read_yaml(PARAMS)).model_dump() | {"batch_size": BATCH}
+    (folder / FACTS).write_text(json.dumps(facts | {"recipe": recipe}))
+    files = {name: folder / path for name, path in paths(model).items()}
+    tokenizer = files["download_tokenizer"].parent
+    copytree(tokenizer_directory(model, folder), tokenizer)
     go_offline()
-    tokenizer = load_tokenizer(source)
-    tokenizer.save_pretrained(str(folder / "tokenizer"))
-    config = AutoConfig.from_pretrained(str(source), num_labels=len(names))
-    config.save_pretrained(folder / "tokenizer")
-    torch.manual_seed(0)
-    built = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-    built.save_pretrained(str(folder / "weights"))
-    ids = tokenizer(list(sentences), truncation=True, max_length=PADDED)["input_ids"]
-    data = {"input_ids": ids, "labels": [int(label) for label in labels]}
-    facts = {"model": model, "labels": names, "steps": steps, "turns": turns}
-    for name, content in (("data", data), ("facts", facts)):
-        (folder / f"{name}.json").write_text(json.dumps(content))
+    tokens = tokenize_split(load_tokenizer(tokenizer), sentences, labels, names, PADDED)
+    files["tokens"].parent.mkdir(parents=True)
+    tokens.to_parquet(str(files["tokens"]))
+    build(tokenizer).save_pretrained(str(files["download_weights"].parent))
 
 
 Turn = Callable[[str], dict[str, Any]]
@@ -134,14 +132,19 @@ def processes(
             process.communicate()
 
 
-def summarize(turns: dict[str, list[dict[str, Any]]], parameters: int) -> dict[str, Any]:
-    """Rates and memory of each way; ours over each: the median over the turns of their ratio."""
+def summarize(
+    turns: dict[str, list[dict[str, Any]]], parameters: int, computing: dict[str, float]
+) -> dict[str, Any]:
+    """Rates and memory of each way; ours over each: the median over the turns of their ratio.
+
+    Of ours also the share of its time that each kind of computation takes, by `computing`.
+    """
 
     def rates(name: str, what: str) -> list[float]:
         return [turn[what] / turn["seconds"] for turn in turns[name]]
 
-    def ours_over(peer: str, what: str) -> float:
-        pairs = zip(rates("ours", what), rates(peer, what), strict=True)
+    def ours_over(peer: str) -> float:
+        pairs = zip(rates("ours", "sentences"), rates(peer, "sentences"), strict=True)
         return round(statistics.median(ours / other for ours, other in pairs), 3)
 
     gigaflops = 6 * parameters / 1e9
@@ -154,8 +157,10 @@ def summarize(turns: dict[str, list[dict[str, Any]]], parameters: int) -> dict[s
         }
         for name in turns
     }
-    ratio = {name: ours_over(name, "sentences") for name in turns if name not in ("ours", "matmul")}
-    return {"ways": ways, "ours_over": ratio, "share_of_matmul": ours_over("matmul", "tokens")}
+    speed = statistics.median(rates("ours", "tokens"))
+    shares = {part: round(seconds * speed, 4) for part, seconds in computing.items()}
+    ratio = {name: ours_over(name) for name in turns if name != "ours"}
+    return {"ways": ways, "ours_over": ratio, "share_of_a_step": shares}
 
 
 def judge(result: dict[str, Any], full: bool) -> None:
@@ -168,7 +173,7 @@ def judge(result: dict[str, Any], full: bool) -> None:
     wanted = [*(f">= {least:g} x {peer}" for peer, least in targets.items()), f"<= {most:g} GB"]
     line = (f"{model} on {device}, {ways['ours']['ms_a_step']['median']:g} ms a step: "
             f"{', '.join(f'{value:g} x {peer}' for peer, value in ratio.items())}; "
-            f"{result['share_of_matmul']:.0%} of what the matrix products alone reach; "
+            f"{result['share_of_a_step']['matrix products']:.0%} of it matrix products; "
             f"{gb:g} GB, fixed {stock:g} GB")  # fmt: skip
     if full:
         report(f"training-{model}-{device}", ", ".join(wanted), met, line, result)

@@ -1,7 +1,7 @@
 """The ways of training that benchmarks/training.py measures, each run as a process of its own.
 
-A process halts between its turns: it says in a line of JSON what the turn was, and waits for one on
-stdin. Its first answer comes when it is warm.
+A process works in a folder laid out like the project's. It halts between its turns: it says in a
+line of JSON what the turn was, and waits for one on stdin. Its first answer comes when it is warm.
 """
 
 import json
@@ -12,13 +12,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reproduce.machine import peak_memory
-from reproduce.params import PARAMS, read_yaml
-from reproduce.training.devices import choose_precision, deterministic
+from reproduce.params import Finetune
+from reproduce.training.devices import deterministic
+from stages.finetune import prepare
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Batch = tuple[torch.Tensor, int, int]  # rows on the device, padded length, real tokens
 
 BATCH, PADDED = 32, 128
+FACTS = Path("facts.json")  # what prepare of stages/finetune.py is given, "steps" and "turns"
 # What an operation belongs to, by its name on a CPU or its kernel's on a GPU.
 PARTS = {
     "matrix products": r"mm|gemm|cutlass|nvjet|linear",
@@ -40,18 +41,25 @@ PARTS = {
 }
 
 
-class Turns:
-    """Halts its process between turns.
+def paths(model: str) -> dict[str, Path]:
+    """The files that a training of `model` reads."""
+    return {
+        "tokens": Path("data/tokenized") / model / "train.parquet",
+        "download_weights": Path("models/weights") / model / "model.safetensors",
+        "download_tokenizer": Path("models/tokenizers") / model / "config.json",
+    }
 
-    `batch` is called before each step, so between two calls there is one step's work.
+
+class Turns:
+    """Halts its process between turns; `batch` is called before each step.
 
     Args:
         warm_up: steps before the first answer.
         more: for the first answer.
     """
 
-    def __init__(self, name: str, folder: Path, warm_up: int = 0, **more: Any) -> None:
-        self.steps: int = json.loads((folder / "facts.json").read_text())["steps"][name]
+    def __init__(self, name: str, warm_up: int = 0, **more: Any) -> None:
+        self.steps: int = json.loads(FACTS.read_text())["steps"][name]
         self.seen, self.start, self.more = -warm_up - 1, time.perf_counter(), more
         self.sentences = self.tokens = 0
         sys.stdin.readline()
@@ -83,7 +91,7 @@ def settle() -> float:
     return round(torch.cuda.max_memory_reserved() / 1e9, 3)
 
 
-def our_training(folder: Path) -> tuple["Training", list["Batch"], list["Batch"]]:
+def our_training() -> tuple["Training", list["Batch"], list["Batch"]]:
     """What the stage finetune trains; batches to warm up with; those of the turns.
 
     The latter stand for an epoch: every k-th by length, in random order. The longest warms up, for
@@ -91,23 +99,9 @@ def our_training(folder: Path) -> tuple["Training", list["Batch"], list["Batch"]
     """
     import torch
 
-    from reproduce.inputs.tokenized import Tokenized
-    from reproduce.models.load import load_pretrained
-    from reproduce.training.batches import GPU_MULTIPLE, Batches
-    from reproduce.training.loop import Training
-    from reproduce.training.recipe import read_recipe
-
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    facts, data = (json.loads((folder / f"{n}.json").read_text()) for n in ("facts", "data"))
-    device, precision, _ = choose_precision("auto")
-    recipe = read_recipe(facts["model"], read_yaml(PARAMS)).model_copy(update={"batch_size": BATCH})
-    model = load_pretrained(
-        folder / "weights", folder / "tokenizer", facts["labels"], attn_implementation="eager"
-    )
-    split = Tokenized(data["input_ids"], None, data["labels"], facts["labels"])
-    multiple = GPU_MULTIPLE if device == "cuda" else 1
-    pad_id = model.config.pad_token_id or 0
-    batches = Batches(split, BATCH, 1, pad_id, torch.device(device), multiple)
+    facts = json.loads(FACTS.read_text())
+    training = prepare(Finetune(**facts["recipe"]), facts, paths(facts["run"]["model"]))
+    batches = training.batches
     epoch = [
         (rows, length, int(batches.lengths[rows.cpu()].sum()))
         for rows, length in sorted(batches.epoch(0), key=lambda batch: batch[1])
@@ -117,65 +111,62 @@ def our_training(folder: Path) -> tuple["Training", list["Batch"], list["Batch"]
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
     counted = [epoch[int((k + 0.5) * len(epoch) / count)] for k in order]
     each_length = list({batch[1]: batch for batch in epoch}.values())[::-1]
-    warm_up = each_length * 2 if device == "cuda" else [epoch[-1], *counted[:2]]
-    model.to(device)  # type: ignore[arg-type]
-    return Training(model, batches, recipe, precision), warm_up, counted
+    cuda = facts["device"] == "cuda"
+    return training, each_length * 2 if cuda else [epoch[-1], *counted[:2]], counted
 
 
-def train_ours(folder: Path) -> None:
+def train_ours() -> None:
     """reproduce/training/loop.py itself; its batches halt between turns."""
     import torch
 
     from reproduce.training.loop import train
 
-    with deterministic():
-        training, warm_up, counted = our_training(folder)
-        encoder = training.model.base_model.named_parameters()
-        parameters = sum(weight.numel() for name, weight in encoder if "embedding" not in name)
-        turns = Turns("ours", folder, len(warm_up), parameters=parameters)
+    training, warm_up, counted = our_training()
+    encoder = training.model.base_model.named_parameters()
+    parameters = sum(weight.numel() for name, weight in encoder if "embedding" not in name)
+    turns = Turns("ours", len(warm_up), parameters=parameters)
 
-        def epoch(number: int, skip: int = 0) -> Iterator[tuple["torch.Tensor", int]]:
-            for rows, length, tokens in [*warm_up, *counted]:
-                turns.batch(BATCH, tokens)
-                yield rows, length
+    def epoch(number: int, skip: int = 0) -> Iterator[tuple["torch.Tensor", int]]:
+        for rows, length, tokens in [*warm_up, *counted]:
+            turns.batch(BATCH, tokens)
+            yield rows, length
 
-        training.batches.epoch = epoch  # type: ignore[method-assign]
-        train(training, folder / "checkpoints", math.inf, record=torch.cuda.is_available())
+    training.batches.epoch = epoch  # type: ignore[method-assign]
+    train(training, Path("checkpoints"), math.inf, record=torch.cuda.is_available())
 
 
-def train_bare(folder: Path) -> None:
+def train_bare() -> None:
     """Our batches, model, autocast, clipping, AdamW and determinism, and no loop around."""
     import torch
 
     from reproduce.training.loop import AUTOCAST
 
-    with deterministic():
-        training, warm_up, counted = our_training(folder)
-        model, device, kind = training.model, training.device.type, AUTOCAST[training.precision]
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.0, fused=True)
-        scaler = torch.amp.GradScaler(device, enabled=kind == torch.float16)
+    training, warm_up, counted = our_training()
+    model, device, kind = training.model, training.device.type, AUTOCAST[training.precision]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.0, fused=True)
+    scaler = torch.amp.GradScaler(device, enabled=kind == torch.float16)
 
-        def step(rows: "torch.Tensor", length: int) -> None:
-            inputs, labels = training.batches.gather(rows, length)
-            with torch.autocast(device, dtype=kind, enabled=kind is not None):
-                logits = model(**inputs).logits
-            scaler.scale(torch.nn.functional.cross_entropy(logits.float(), labels)).backward()
-            scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad()
+    def step(rows: "torch.Tensor", length: int) -> None:
+        inputs, labels = training.batches.gather(rows, length)
+        with torch.autocast(device, dtype=kind, enabled=kind is not None):
+            logits = model(**inputs).logits
+        scaler.scale(torch.nn.functional.cross_entropy(logits.float(), labels)).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
 
-        for rows, length, _ in warm_up:
-            step(rows, length)
-        turns = Turns("bare", folder, parts=shares(step, counted[:10]))
-        for rows, length, tokens in counted:
-            turns.batch(BATCH, tokens)
-            step(rows, length)
+    for rows, length, _ in warm_up:
+        step(rows, length)
+    turns = Turns("bare", seconds_a_token=computing(step, counted[:20]))
+    for rows, length, tokens in counted:
+        turns.batch(BATCH, tokens)
+        step(rows, length)
 
 
-def shares(step: Callable[..., None], some: Sequence["Batch"]) -> dict[str, float]:
-    """Each part's share of the time in which the device computes (0 .. 1), largest first."""
+def computing(step: Callable[..., None], some: Sequence["Batch"]) -> dict[str, float]:
+    """Seconds a real token in which the device computes, by part, the largest first."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -188,60 +179,27 @@ def shares(step: Callable[..., None], some: Sequence["Batch"]) -> dict[str, floa
     for event in profiler.key_averages():
         parts = (part for part, pattern in PARTS.items() if re.search(pattern, event.key, re.I))
         time_of = event.self_device_time_total if cuda else event.self_cpu_time_total
-        spent[next(parts, "other")] += int(time_of)
-    return {part: round(value / spent.total(), 4) for part, value in spent.most_common()}
+        spent[next(parts, "other")] += int(time_of)  # microseconds
+    tokens = sum(tokens for _, _, tokens in some)
+    return {part: value / 1e6 / tokens for part, value in spent.most_common()}
 
 
-def replay_only(folder: Path) -> None:
+def replay_only() -> None:
     """Our recorded steps replayed, with the rows that they were recorded with, and no logging."""
     from reproduce.training.record import Recorder, side_stream
 
-    with deterministic():
-        training, warm_up, counted = our_training(folder)
-        with side_stream(training.device):
-            run = Recorder(training.step)
-            for rows, length, _ in warm_up:
-                run(rows, length)
-            turns = Turns("replay", folder)
-            for _, length, tokens in counted:
-                turns.batch(BATCH, tokens)
-                run.recorded[BATCH, length][0].replay()
-
-
-def multiply(folder: Path) -> None:
-    """Each linear layer's product forward and the two backward; on a GPU recorded once a length."""
-    import torch
-
-    from reproduce.training.loop import AUTOCAST
-    from reproduce.training.record import cuda_capture, side_stream
-
-    training, warm_up, counted = our_training(folder)
-    kind, device = AUTOCAST[training.precision] or torch.float32, training.device
-    linear = [m for m in training.model.base_model.modules() if isinstance(m, torch.nn.Linear)]
-    weights = [module.weight.detach().to(kind) for module in linear]
-
-    def products(tokens: int) -> None:
-        for weight in weights:
-            after, before = (torch.ones(tokens, n, device=device, dtype=kind) for n in weight.shape)
-            torch.mm(before, weight.t())
-            torch.mm(after, weight)
-            torch.mm(after.t(), before)
-
-    calls: dict[int, Callable[[], object]] = {}
-    with side_stream(device):
-        capture = cuda_capture() if device.type == "cuda" else None
-        for length in {batch[1] for batch in [*warm_up, *counted]}:
-            calls[length] = partial(products, BATCH * length)
-            if capture:
-                products(BATCH * length)
-                calls[length] = capture(partial(products, BATCH * length)).replay
-        turns = Turns("matmul", folder)
+    training, warm_up, counted = our_training()
+    with side_stream(training.device):
+        run = Recorder(training.step)
+        for rows, length, _ in warm_up:
+            run(rows, length)
+        turns = Turns("replay")
         for _, length, tokens in counted:
             turns.batch(BATCH, tokens)
-            calls[length]()
+            run.recorded[BATCH, length][0].replay()
 
 
-def train_stock(folder: Path, name: str) -> None:
+def train_stock(name: str) -> None:
     """transformers' Trainer as run_glue.py sets it up, without evaluation and checkpoints."""
     from datasets import Dataset
     from transformers import (
@@ -252,29 +210,32 @@ def train_stock(folder: Path, name: str) -> None:
         TrainingArguments,
     )
 
-    tokenizer = AutoTokenizer.from_pretrained(str(folder / "tokenizer"))
+    files = paths(json.loads(FACTS.read_text())["run"]["model"])
     padding: Any = "max_length" if name == "fixed" else True
+    tokenizer = AutoTokenizer.from_pretrained(str(files["download_tokenizer"].parent))
     pad = DataCollatorWithPadding(tokenizer, padding=padding, max_length=PADDED)
-    turns = Turns(name, folder, warm_up=3)
+    turns = Turns(name, warm_up=3)
 
     def halting(examples: list[dict[str, Any]]) -> Any:
         turns.batch(len(examples), sum(len(example["input_ids"]) for example in examples))
         return pad(examples)
 
     arguments = TrainingArguments(
-        output_dir=str(folder / name), per_device_train_batch_size=BATCH, num_train_epochs=3,
+        output_dir=name, per_device_train_batch_size=BATCH, num_train_epochs=3,
         learning_rate=2e-5, save_strategy="no", report_to=[],
     )  # fmt: skip
-    model = AutoModelForSequenceClassification.from_pretrained(str(folder / "weights"))
-    data = Dataset.from_dict(json.loads((folder / "data.json").read_text()))
+    weights = str(files["download_weights"].parent)
+    model = AutoModelForSequenceClassification.from_pretrained(weights)
+    data = Dataset.from_parquet(str(files["tokens"]))
     Trainer(model=model, args=arguments, train_dataset=data, data_collator=halting).train()
 
 
-WAYS: dict[str, Callable[[Path], None]] = {
-    "fixed": partial(train_stock, name="fixed"),
-    "dynamic": partial(train_stock, name="dynamic"),
-    "bare": train_bare,
-    "ours": train_ours,
-    "replay": replay_only,
-    "matmul": multiply,
-}
+def be(name: str, folder: Path) -> None:
+    """Be one of the ways, in `folder`."""
+    os.chdir(folder)
+    if name in ("fixed", "dynamic"):
+        train_stock(name)
+        return
+    ours = {"bare": train_bare, "ours": train_ours, "replay": replay_only}
+    with deterministic():
+        ours[name]()

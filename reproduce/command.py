@@ -1,8 +1,11 @@
-"""What every command does the same way: it fails with one message, and stays offline."""
+"""What every command does the same way: it fails with one message, stays offline, and gives the
+same result whatever environment variables are set.
+"""
 
 import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -23,6 +26,20 @@ WORLD = {
     errno.EISDIR: "Move away the folder that is in a file's place.",
     errno.ELOOP: "Remove the links that point at each other.",
 }
+
+
+# Environment variables that would change a result: which kernels are taken, in which precision
+# they compute, what a library believes of other processes. Threads, memory and logs would not.
+CHANGES_RESULTS = re.compile(
+    r"(ACCELERATE|ATEN|CUBLAS|CUBLASLT|CUDNN|DEEPSPEED|DNNL|DVCLIVE|FLASH_ATTENTION|FSDP|MKL"
+    r"|ONEDNN|OPENBLAS|PYTORCH|TORCH|XFORMERS)_\w+"
+    r"(?<!_VERSION)(?<!_LOGS)(?<!_NUM_THREADS)(?<!_ALLOC_CONF)"  # these are harmless
+    r"|NVIDIA_TF32_OVERRIDE|CUDA_(FORCE|DISABLE)_(PTX_)?JIT|DISABLE_ADDMM_CUDA_LT|USE_HUB_KERNELS"
+    r"|KMP_DETERMINISTIC_REDUCTION|RANK|(LOCAL_)?WORLD_SIZE|LOCAL_RANK"
+)
+# How launchers of several processes of one command say how many there are.
+SEVERAL = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+OURS = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # with it, matrix products on a GPU are deterministic
 
 
 def run_command(main: Callable[[], None]) -> None:
@@ -96,10 +113,33 @@ def open_closed_streams() -> None:
 
 
 def go_offline() -> None:
-    """Switch the Hub off for this process. Call it before a Hugging Face library is imported.
+    """Switch the Hub off for this process, and clean its environment. Call it before any import.
 
     Only the download stages may touch the network; all others read what those verified.
     """
+    clean_environment()
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE",
                  "HF_HUB_DISABLE_TELEMETRY"):  # fmt: skip
         os.environ[name] = "1"
+    # Of the libraries' progress and messages nothing is shown: a stage has its own.
+    os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+
+
+def clean_environment() -> None:
+    """Take the variables that would change a result out of the environment, and name them.
+
+    Call it before PyTorch and Hugging Face's libraries are imported: they read some only then.
+
+    Raises:
+        UserError: a launcher started this command several times at once.
+    """
+    for name in SEVERAL:
+        if (count := os.environ.get(name, "1")) != "1":
+            raise UserError(f"{name} is {count}: this command was started that often, and a run "
+                            "is one process: srun -n1. For more runs: make parallel.")  # fmt: skip
+    changing = [name for name in os.environ if CHANGES_RESULTS.fullmatch(name)]
+    removed = [(name, os.environ.pop(name)) for name in changing]
+    known = OURS.items() | {("WORLD_SIZE", "1")}
+    if named := [f"{name}={value}" for name, value in removed if (name, value) not in known]:
+        says = f"ignored (no environment variable changes a result): {', '.join(named)}"
+        print(says, file=sys.stderr)  # standard output may be data

@@ -3,9 +3,8 @@
 import atexit
 import gc
 
-# PyTorch and transformers are a million objects that live to the end. With Python's own settings they are searched for garbage
-# again and again while they are imported, and once more at exit; benchmarks/startup.py measures what that costs a stage. Here,
-# because this runs before any other import of a stage; no dependency in dvc.yaml, because it changes when memory is freed, not
-# what is computed.
+# PyTorch and transformers are a million objects that live to the end. By default they are searched
+# for garbage again and again while they are imported, and once more at exit. Here, because it runs
+# before any other import. It is no dependency in dvc.yaml: it does not change what is computed.
 gc.set_threshold(100_000, 50, 100)
 atexit.register(gc.freeze)

@@ -10,7 +10,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from reproduce.command import run_command
+from reproduce.command import clean_environment, run_command
 from reproduce.files import UserError, write_json
 from reproduce.inputs.canonical import canonical_tsv
 from reproduce.inputs.catalog import read_dataset, read_model
@@ -30,6 +30,7 @@ def main() -> None:
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
+    clean_environment()
     reference = read_published().reference
     with tempfile.TemporaryDirectory() as scratch:
         texts, labels = download_sentences(reference, Path(scratch) / "dataset")
@@ -73,7 +74,7 @@ def count_correct(reference: Reference, folder: Path, texts: list[str], labels: 
             "checkpoint's. Name the model of catalog.yaml whose vocab.txt is the same."
         )
     ids = tokenizer(texts, truncation=True, max_length=reference.max_length)["input_ids"]
-    logits, names = predict(folder, ids, BATCH_SIZE)
+    logits, names = predict(folder, ids, BATCH_SIZE, setting="")
     measured = measure(logits.numpy(), np.array(labels, int), names, ["accuracy"])
     return int(measured["correct"])
 

@@ -30,7 +30,7 @@ RUN = ("--model", "tiny", "--seed", "1")
 FINETUNE = (sys.executable, "-m", "stages.finetune", *RUN)
 REPRO = ("dvc", "--wait-for-lock", "repro", "finetune@tiny-1")
 CLEAN = (sys.executable, "-m", "tools.clean_checkpoints")
-MODEL, CURVE = "models/finetuned/tiny-1", "curves/tiny-1.tsv"
+MODEL = "models/finetuned/tiny-1"
 
 # Imported first by every Python that a victim starts. HALT_AT is a pattern over Python's audit
 # events ("Audit events table" of its library reference), e.g. "os.rename */finished.partial *": the
@@ -113,19 +113,15 @@ def halted(repository: Repository, at: str, *command: str) -> Iterator[Victim]:
 
 
 def outputs(repository: Repository) -> dict[str, bytes]:
-    """The bytes of the model (without its card, which is another stage's) and of the curve."""
-    folder = repository.path / MODEL
-    files = [*(folder.iterdir() if folder.is_dir() else ()), repository.path / CURVE]
-    return {
-        path.name: path.read_bytes() for path in files if path.is_file() and path.suffix != ".md"
-    }
+    """The bytes of the model and its curve (without the card, which is another stage's)."""
+    files = (repository.path / MODEL).glob("*[!d]")
+    return {path.name: path.read_bytes() for path in files if path.is_file()}
 
 
 def clear(repository: Repository) -> None:
     """Take outputs and checkpoints away, and have a checkpoint after every step."""
     for place in ("checkpoints", MODEL):
         shutil.rmtree(repository.path / place, ignore_errors=True)
-    (repository.path / CURVE).unlink(missing_ok=True)
     repository.edit("params.yaml", lambda p: p["machine"].update(checkpoint_every=0))
 
 

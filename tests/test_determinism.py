@@ -11,11 +11,8 @@ RUN = ("--model", "tiny", "--seed", "1")
 
 
 def weights_and_curve(repository: Repository) -> tuple[bytes, bytes]:
-    folder, curve = (
-        repository.path / "models/finetuned/tiny-1",
-        repository.path / "curves/tiny-1.tsv",
-    )
-    return (folder / "model.safetensors").read_bytes(), curve.read_bytes()
+    folder = repository.path / "models/finetuned/tiny-1"
+    return (folder / "model.safetensors").read_bytes(), (folder / "loss.tsv").read_bytes()
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """The stage finetune and the loading of models. The loop: test_loop.py; crashes: test_crash.py."""
 
 import json
-import math
 import re
 import shutil
 from pathlib import Path
@@ -20,7 +19,7 @@ from stages import finetune
 from test_loop import make_recipe
 
 RUN = ("--model", "tiny", "--seed", "1")
-MODEL, CURVE = "models/finetuned/tiny-1", "curves/tiny-1.tsv"
+MODEL = "models/finetuned/tiny-1"
 
 # Mean loss of steps 1-2, 3-4, ... of the tiny model, with seed 1 and conftest.py's recipe.
 GOLDEN = [0.6905, 0.6921, 0.6691, 0.7017, 0.7019, 0.7022, 0.6877, 0.6814, 0.6870, 0.6651, 0.6789,
@@ -35,7 +34,7 @@ def untrained(here: Here) -> Here:
 
 
 def curve(repository: Repository) -> dict[int, float]:
-    header, *rows = (repository.path / CURVE).read_text().splitlines()
+    header, *rows = (repository.path / MODEL / "loss.tsv").read_text().splitlines()
     assert header == "step\tloss"
     return {int(step): float(loss) for step, loss in (row.split("\t") for row in rows)}
 
@@ -66,7 +65,7 @@ def test_what_it_ran_on_is_recorded_with_the_recipe(finished: Repository) -> Non
     facts = finished.json("environment/tiny-1.json")
     assert facts["recipe"] == recipe.recipe_digest(facts["run"])
     expected = {"device": "cpu", "precision": "fp32", "steps": 24, "replayed_steps": 0}
-    expected |= {"resumed_at_step": 0, "not_deterministic": [], "threads": 1}
+    expected |= {"resumed_at_step": 0, "not_deterministic": {}, "threads": 1}
     assert {name: facts[name] for name in expected} == expected
     assert facts["last_loss"] == pytest.approx(GOLDEN[-1], abs=2e-3)
     assert facts["precision_reason"] == "params.yaml asks for it" and facts["device_name"]
@@ -116,17 +115,6 @@ def test_not_enough_disk_is_found_before_training(
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=30_000_000))
     with pytest.raises(UserError, match=r"not enough disk: .* needs 0\.0 GB"):
         checkpoints.check_disk(model, tmp_path, tmp_path)
-
-
-def test_weights_that_are_not_finite_change_no_output(untrained: Here) -> None:
-    before = (untrained.path / MODEL / "model.safetensors").read_bytes()
-    edit_weights(
-        untrained.path / "models/weights/tiny/model.safetensors",
-        lambda old: {name: tensor * math.inf for name, tensor in old.items()},
-    )
-    message = untrained.refused("finetune", *RUN)
-    assert message.startswith("the loss or a gradient is not a finite number at step 1 ")
-    assert (untrained.path / MODEL / "model.safetensors").read_bytes() == before
 
 
 def test_memory_that_runs_out_names_what_to_change_and_keeps_the_batch() -> None:

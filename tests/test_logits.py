@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -82,16 +83,10 @@ def test_a_logit_that_is_no_number_is_one_message(make: Make) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("where", ["load_finetuned", "predict_padded"])
 def test_out_of_memory_is_one_message_that_says_what_to_do(
-    make: Make,
-    monkeypatch: pytest.MonkeyPatch,
-    where: str,
-    batch_size: int,
-    setting: str,
+    make: Make, monkeypatch: pytest.MonkeyPatch, where: str, batch_size: int, setting: str,
     todo: str,
-) -> None:
-    def fail(*arguments: object) -> None:
-        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
-
-    monkeypatch.setattr(logits, where, fail)
+) -> None:  # fmt: skip
+    error = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
+    monkeypatch.setattr(logits, where, mock.Mock(side_effect=error))
     with pytest.raises(UserError, match=f"out of memory with {batch_size} sentence.*{todo}"):
         predict(make(), SENTENCES, batch_size, setting=setting)

@@ -231,6 +231,7 @@ def test_a_resumed_training_ends_with_the_same_bits(
     assert loop.resume(resumed, tmp_path) == stop
     train(resumed, tmp_path, math.inf, record=False)
     assert same(whole, resumed)
+    assert whole.scaler.state_dict() == resumed.scaler.state_dict()
 
 
 @pytest.mark.parametrize(("every", "steps"), [(5, [5, 10, 15, 16]), (8, [8, 16]), (100, [16])])

@@ -1,0 +1,1 @@
+"""Models: loading, logits, metrics, ONNX."""

@@ -21,7 +21,7 @@ def predict(
 ) -> tuple["torch.Tensor", list[str]]:  # fmt: skip
     """Logits for tokenised sentences, in fp32 whatever the model was trained in.
 
-    On a GPU it claims one, as a training does; `devices.device_in_use()` then says which.
+    On a GPU it claims one, as a training does.
 
     Args:
         token_ids: special tokens included, unpadded. Batches hold near lengths; the order of the

@@ -1,0 +1,1 @@
+"""Training: recipe, batches, the loop, recorded steps, checkpoints, devices."""

@@ -13,26 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from reproduce.command import OURS, clean_environment
 from reproduce.files import UserError
-from reproduce.machine import TO_CPU, Gpu, cpu_name, visible_gpus
+from reproduce.machine import TO_CPU, Gpu, visible_gpus
 
 Precision = Literal["fp32", "bf16", "fp16"]
 # The machine's: not below a checkout, a home or TMPDIR, which other clones and users do not share.
 LOCKS = Path("/tmp/reproduce-gpu-locks")  # noqa: S108
 POLL = 1.0  # seconds between two looks for a free GPU
-WORKSPACE = ":4096:8"  # of cuBLAS: with it, its products are deterministic
-
-# Environment variables that would change a result: which kernels are taken, in which precision
-# they compute, what a library believes of other processes. Threads, memory and logs would not.
-CHANGES_RESULTS = re.compile(
-    r"(ACCELERATE|ATEN|CUBLAS|CUBLASLT|CUDNN|DEEPSPEED|DNNL|DVCLIVE|FLASH_ATTENTION|FSDP|MKL"
-    r"|ONEDNN|OPENBLAS|PYTORCH|TORCH|XFORMERS)_\w+"
-    r"(?<!_VERSION)(?<!_LOGS)(?<!_NUM_THREADS)(?<!_ALLOC_CONF)"  # these are harmless
-    r"|NVIDIA_TF32_OVERRIDE|CUDA_(FORCE|DISABLE)_(PTX_)?JIT|DISABLE_ADDMM_CUDA_LT|USE_HUB_KERNELS"
-    r"|KMP_DETERMINISTIC_REDUCTION|RANK|(LOCAL_)?WORLD_SIZE|LOCAL_RANK"
-)
-# How launchers of several processes of one command say how many there are.
-SEVERAL = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 
 OUT_OF_MEMORY = re.compile(
     r"out of memory|not enough memory|alloc(ation)?[ _]failed|fail(ed|ure) to allocate|bad_alloc"
@@ -40,26 +28,6 @@ OUT_OF_MEMORY = re.compile(
     r"|CUBLAS_STATUS_NOT_INITIALIZED when calling .cublasCreate",  # it found no room for itself
     re.IGNORECASE,
 )
-
-
-def clean_environment() -> None:
-    """Take the variables that would change a result out of the environment, and name them.
-
-    Call it before PyTorch is imported, which reads some of them only then.
-
-    Raises:
-        UserError: a launcher started this command several times at once.
-    """
-    for name in SEVERAL:
-        if (count := os.environ.get(name, "1")) != "1":
-            raise UserError(f"{name} is {count}: this command was started that often, and a run "
-                            "is one process: srun -n1. For more runs: make parallel.")  # fmt: skip
-    ours = {"CUBLAS_WORKSPACE_CONFIG": WORKSPACE, "WORLD_SIZE": "1"}
-    changing = [name for name in os.environ if CHANGES_RESULTS.fullmatch(name)]
-    removed = [(name, os.environ.pop(name)) for name in changing]
-    if named := [f"{name}={value}" for name, value in removed if ours.get(name) != value]:
-        print(f"ignored (no environment variable changes a result): {', '.join(named)}", flush=True)
-
 
 _claimed: list[Gpu | None] = []  # by this process; None: the CPU
 
@@ -154,14 +122,6 @@ def _check(gpu: Gpu | None) -> None:
                         f". {todo} {TO_CPU}") from error  # fmt: skip
 
 
-def device_in_use() -> tuple[str, str]:
-    """Kind and name of what this process computes on: ("cuda", "Tesla T4"), ("cpu", "AMD EPYC")."""
-    import torch
-
-    cuda = torch.cuda.is_available()
-    return ("cuda", torch.cuda.get_device_name()) if cuda else ("cpu", cpu_name())
-
-
 def choose_precision(wanted: str) -> tuple[str, Precision, str]:
     """Device, precision and the reason in words. `auto` takes what the hardware computes natively.
 
@@ -196,7 +156,7 @@ def deterministic() -> Iterator[list[str]]:
     Yields a list that fills with PyTorch's own words on each operation that has no deterministic
     form on this device: the run then goes on, and says so at its end. Other warnings pass.
     """
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = WORKSPACE  # read at the first matrix product
+    os.environ |= OURS  # the cuBLAS one is read at the first matrix product
     import torch
 
     broken: list[str] = []

@@ -5,6 +5,7 @@ and never waits for the device, so that it can be recorded (record.py).
 """
 
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,8 @@ class Training:
             for matrix, rate in decay.items()
         ]
         cuda = self.device.type == "cuda"
+        # It warns of every step that is not recorded; a shape's first step never is.
+        warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
         self.optimizer = torch.optim.AdamW(groups, lr=self.rate, fused=True, capturable=cuda)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.done = 0  # steps
@@ -101,7 +104,7 @@ class Training:
         scale = self.scaler.scale(torch.ones((), device=self.device))
         broken = ~total.isfinite() | (~norm.isfinite() & (scale <= 1))
         self.number += 1
-        self.bad_step += torch.where(broken & (self.bad_step == 0), self.number, 0)
+        self.bad_step += self.number * (broken & (self.bad_step == 0))
         self.loss_sum += total
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -188,7 +191,7 @@ def train(training: Training, checkpoints: Path, checkpoint_every: float, record
     first_epoch, skip = divmod(training.done, len(batches))
     with (
         side_stream(training.device),
-        tqdm(total=training.steps, initial=training.done, unit="step") as bar,
+        tqdm(None, "finetune", training.steps, initial=training.done, unit="step") as bar,
     ):
         for epoch in range(first_epoch, training.recipe.epochs):
             for rows, length in batches.epoch(epoch, skip if epoch == first_epoch else 0):
