@@ -38,13 +38,6 @@ def test_parameters_of_full_size_models_are_exact(
     assert benchmark.size(model) == sizes
 
 
-def test_bytes_on_disk_are_those_of_the_saved_file(tiny_model: Path, tmp_path: Path) -> None:
-    model = benchmark.build(tiny_model)
-    model.save_pretrained(tmp_path / "saved")
-    saved = (tmp_path / "saved/model.safetensors").stat().st_size
-    assert benchmark.size(model)["bytes"] == saved
-
-
 def test_models_are_built_in_fp32_for_inference(tiny_model: Path) -> None:
     model = benchmark.build(tiny_model)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
@@ -90,7 +83,7 @@ def test_speed_is_summarised_by_medians() -> None:
 
 def test_without_the_teacher_there_is_no_speed_up() -> None:
     summary = benchmark.summarize([1.0, 3.0], None, 10)
-    assert (summary["speedup"], summary["speedup_by_pass"]) == ("not run", [])
+    assert summary["speedup"] == "not run" and "speedup_by_pass" not in summary
 
 
 def test_the_speed_file_names_sentences_teacher_and_machine(finished: Repository) -> None:

@@ -16,12 +16,13 @@ from conftest import Here, Repository
 from reproduce.files import UserError
 from reproduce.inputs.tokenized import Tokenized
 from reproduce.models.load import load_finetuned
-from reproduce.models.onnx import CARRIED, NotExported, export, exporting, quantize
+from reproduce.models.onnx import CARRIED, NotExported, export, exporting
 from reproduce.models.runtime import FILES, Session, warn_of_saturation
-from reproduce.params import Export, validate
+from reproduce.params import Export
+from stages import export as stage
 from stages.export import check_source, compare, make_probes, readme
 
-PARAMS = Export(opset=20, per_channel=True, reduce_range=False, keep_fp32=())
+PARAMS = Export(opset=20, per_channel=True, reduce_range=False)
 TYPES = ["input_ids", "attention_mask", "token_type_ids"]
 IDS = [[2, 40, 41, 3], [2, *range(50, 55), 3], [2, 60, 3], [2, *range(30, 90), 3], [2, 44, 45, 3]]
 NAMES = ["NEGATIVE", "POSITIVE"]
@@ -125,18 +126,6 @@ def test_int8_holds_every_large_matrix_as_bytes(exported: dict[str, Path], kind:
     assert {tensor.data_type for tensor in large} <= {TensorProto.INT8, TensorProto.UINT8}
 
 
-@pytest.mark.parametrize(
-    ("pattern", "operator"), [("Attention_0", "Attention"), ("*layer.1.output.dense*", "MatMul")]
-)
-def test_keep_fp32_leaves_what_it_names_in_fp32(
-    exported: dict[str, Path], tmp_path: Path, pattern: str, operator: str
-) -> None:
-    params = PARAMS.model_copy(update={"keep_fp32": (pattern,)})
-    quantize(exported["bert"] / FILES["optimized"], tmp_path / "int8.onnx", params)
-    operators = [node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node]
-    assert operators.count(operator) == 1
-
-
 @pytest.mark.slow
 def test_two_exports_from_different_folders_are_the_same_bytes(
     sources: dict[str, Path], exported: dict[str, Path], tmp_path: Path
@@ -228,7 +217,6 @@ T5 = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
 T5 |= {"decoder_start_token_id": 0, "eos_token_id": 3}
 XLNET = {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64}
 CAUSAL = "its attention is causal or windowed: not every token sees all others"
-FAILS = "the export fails with RuntimeError: "
 
 
 @pytest.mark.parametrize(
@@ -238,7 +226,7 @@ FAILS = "the export fails with RuntimeError: "
         pytest.param("ModernBert", WINDOWED, CAUSAL, marks=pytest.mark.slow),
         pytest.param("GPT2", GPT2, CAUSAL, marks=pytest.mark.slow),
         pytest.param("T5", T5, CAUSAL, marks=pytest.mark.slow),
-        pytest.param("XLNet", XLNET, FAILS, marks=pytest.mark.slow),
+        pytest.param("XLNet", XLNET, "RuntimeError: ", marks=pytest.mark.slow),
     ],
 )
 def test_architectures_that_cannot_be_exported_have_one_reason(
@@ -246,11 +234,13 @@ def test_architectures_that_cannot_be_exported_have_one_reason(
 ) -> None:
     source = make_source(tmp_path / "model-1", tiny_model, architecture, **settings)
     (tmp_path / "out").mkdir()
-    with pytest.raises(NotExported, match=f"^{reason}"):
+    with pytest.raises(NotExported, match=f"^{reason}"), exporting():
         export(source, tmp_path / "out", PARAMS)
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space"), MemoryError(), UserError("x")])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space"), MemoryError(), RuntimeError("out of memory"), UserError("x")]
+)
 def test_what_the_machine_did_is_no_reason(error: Exception) -> None:
     with pytest.raises(type(error)), exporting():
         raise error
@@ -266,17 +256,12 @@ def test_every_opset_that_params_allow_is_exported(
     compare(sources["distilbert"], tmp_path, SPLIT, ["accuracy"])
 
 
-@pytest.mark.parametrize("opset", [17, 26])
-def test_an_opset_that_cannot_be_written_is_refused(opset: int) -> None:
-    with pytest.raises(UserError, match=rf"params.yaml: export.opset: .* \(found {opset}\)"):
-        validate(Export, {**PARAMS.model_dump(), "opset": opset}, "params.yaml: export")
-
-
 # ------------------------------------------------------------------------------------ bad input
 
 
-@pytest.mark.parametrize("labels", [NAMES[::-1], [*NAMES, "NEUTRAL"], []])
-@pytest.mark.parametrize("missing", ["", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize(
+    ("labels", "missing"), [(NAMES[::-1], ""), ([], ""), (NAMES, "tokenizer.json")]
+)
 def test_a_source_that_is_not_whole_or_has_other_labels_is_refused(
     sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: list[str],
     missing: str,
@@ -314,7 +299,7 @@ def test_a_processor_whose_sums_saturate_is_named(
 
 # ------------------------------------------------------------------------------------- the stage
 
-RUN = ("export", "--model", "tiny", "--seed", "1")
+RUN = ("export", "--model", "tiny")
 
 
 def test_what_the_pipeline_leaves(finished: Repository) -> None:
@@ -328,22 +313,14 @@ def test_what_the_pipeline_leaves(finished: Repository) -> None:
     assert text == readme(facts, NAMES, "apache-2.0") and "license: apache-2.0\n" in text
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("warm")
-def test_a_setting_of_the_export_changes_its_own_files_alone(copy: Repository) -> None:
-    folder = copy.path / "models/exported/tiny-1"
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    copy.edit("params.yaml", lambda p: p["export"].update(per_channel=False))
-    assert set(copy.repro("export")) - {"check"} == {"export@tiny"}
-    changed = {path.name for path in folder.iterdir() if path.read_bytes() != before[path.name]}
-    assert changed == {"model_quantized.onnx", "ort_config.json", "README.md"}
-
-
-def test_a_model_that_is_not_exported_ends_in_a_loud_message_and_exit_code_0(here: Here) -> None:
-    here.edit("params.yaml", lambda p: p["export"].update(keep_fp32=["nothing"]))
+def test_a_model_that_is_not_exported_ends_in_a_loud_message_and_exit_code_0(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever fails, PyTorch itself on a probe too: the kind of error is named."""
+    monkeypatch.setattr(stage, "predict_padded", lambda *_: [][1])
     done = here.stage(*RUN)
     facts = here.json("metrics/export/tiny-1.json")
-    assert facts["status"].startswith("not exported: params.yaml: export.keep_fp32: 'nothing'")
+    assert facts["status"] == "not exported: IndexError: list index out of range"
     assert facts["forms"] == {} and facts["recipe"]
     assert f"WARNING: tiny-1 is {facts['status']}. Use it with PyTorch" in done.stderr
     (card,) = (here.path / "models/exported/tiny-1").iterdir()
@@ -357,7 +334,7 @@ def test_the_stage_refuses_before_any_work(here: Here) -> None:
     here.edit("params.yaml", lambda p: p["export"].update(opset="20"))
     assert "params.yaml: export.opset: input should be a valid integer" in here.refused(*RUN)
     here.edit("params.yaml", lambda p: p["export"].update(opset=20))
-    assert "Run `dvc repro finetune@tiny-7`" in here.refused(*RUN[:-1], "7")
+    assert "Run `dvc repro finetune@tiny-7`" in here.refused(*RUN, "--seed", "7")
     (here.path / "data/tokenized/tiny/validation.parquet").unlink()
     assert "Run `dvc repro tokenize@tiny`" in here.refused(*RUN)
     assert ((folder / "model.onnx").read_bytes(), metrics.read_bytes()) == before

@@ -102,7 +102,7 @@ def refuse_unfit(tokenizer: "PreTrainedTokenizerFast", directory: Path, max_leng
     rows = getattr(config, "vocab_size", None)
     highest = max(tokenizer.get_vocab().values())
     limits = {"tokenizer_config.json, model_max_length": tokenizer.model_max_length}
-    if positions := _positions(config):
+    if positions := count_positions(config):
         limits["config.json, positions"] = positions
     source, limit = min(limits.items(), key=lambda item: item[1])
     problem = ""
@@ -123,7 +123,7 @@ def refuse_unfit(tokenizer: "PreTrainedTokenizerFast", directory: Path, max_leng
         raise UserError(f"{directory}: its tokenizer {problem}. Choose another checkpoint.")
 
 
-def _positions(config: Any) -> int | None:
+def count_positions(config: Any) -> int | None:
     """For how many tokens the model has positions; None where it counts none."""
     count = getattr(config, "max_position_embeddings", None)
     if not isinstance(count, int) or count <= 0:

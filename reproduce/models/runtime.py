@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 # By form; the names are those of `optimum`.
 FILES = {"onnx": "model.onnx", "optimized": "model_optimized.onnx", "int8": "model_quantized.onnx"}
 INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
-INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}  # sum bytes in 32 bits
+# Flags of processors that sum products of bytes in 32 bits.
+INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 
 
 class Session:
