@@ -104,19 +104,14 @@ def predict_all(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> N
     bar = stack.enter_context(tqdm(total=total, unit="sentence", disable=None))
     count, started = 0, time.perf_counter()
     noted: dict[str, list[int]] = {"empty": [], "cut": []}
-    try:
-        for window in read(given, name, arguments.pairs):
-            for row, note in predict_window(model, window, arguments.batch_size):
-                count += 1
-                lines.write_row(out, [*row, *[""] * (len(columns) - len(row))])
-                if note:
-                    noted[note].append(count)
-            out.flush()
-            bar.update(len(window))
-    except UserError as error:
-        lost = f"{arguments.output} was not written."
-        kept = f"What was before it, {count:,} line(s), is written."
-        raise UserError(f"{error} {kept if arguments.output == STDIO else lost}") from error
+    for window in read(given, name, arguments.pairs):
+        for row, note in predict_window(model, window, arguments.batch_size):
+            count += 1
+            lines.write_row(out, [*row, *[""] * (len(columns) - len(row))])
+            if note:
+                noted[note].append(count)
+        out.flush()
+        bar.update(len(window))
     seconds = time.perf_counter() - started
     bar.close()
     for note, numbers in noted.items():
