@@ -165,8 +165,9 @@ def conclude(forms: dict[str, dict[str, Any]], sentences: int) -> None:
     small = forms["distilbert int8"]
     faster, megabytes = small["speedup_batch_1"]["median"], small["bytes"] / 1e6
     before, after = forms["minilm eager"]["accuracy"], forms["minilm int8"]["accuracy"]
-    lost = NOT_MEASURED if after == NOT_MEASURED else round(before - after, 2)
-    met = faster >= FASTER and megabytes < MEGABYTES and lost != NOT_MEASURED and lost <= POINTS
+    measured = after != NOT_MEASURED
+    lost = round(before - after, 2) if measured else NOT_MEASURED
+    met = faster >= FASTER and megabytes < MEGABYTES and measured and before - after <= POINTS
     line = (
         f"DistilBERT int8 at batch 1 {faster:.1f} x as fast as eager BERT-base "
         f"({small['p50_ms']['median']:.1f} against {forms[PEER]['p50_ms']['median']:.1f} ms), "

@@ -23,7 +23,7 @@ from reproduce.models.load import load_finetuned
 from reproduce.models.logits import predict_padded
 from reproduce.models.metrics import measure
 from reproduce.models.onnx import CARRIED, NotExported, export, exporting
-from reproduce.models.runtime import FILES, Session, warn_of_saturation
+from reproduce.models.runtime import FILES, RELOAD, Session, warn_of_saturation
 from reproduce.params import Export, read_experiment, read_section
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def compare(
     forms in fp32 must agree with PyTorch, also on probes of all lengths padded in one batch.
 
     Raises:
-        NotExported: a form in fp32 differs from PyTorch by more than rounding.
+        NotExported: ONNX Runtime cannot load a form, or one in fp32 differs by more than rounding.
     """
     import numpy as np
 
@@ -117,7 +117,10 @@ def compare(
     forms["pytorch"]["logit_standard_deviation"] = two_digits(spread)
     for form, file in FILES.items():
         print(f"comparing {file} with PyTorch, one sentence at a time", flush=True)
-        session: Any = Session(exported / file, model.config)
+        try:
+            session: Any = Session(exported / file, model.config)
+        except UserError as error:  # of a graph just written, so not the person's fault
+            raise NotExported(str(error).removesuffix(RELOAD)) from error
         logits = predict_padded(session, split.input_ids, 1, split.token_type_ids).numpy()
         if form != "int8":
             require_near(logits, expected, tolerance, file)

@@ -1,6 +1,7 @@
 """Export: real graphs of tiny models in ONNX Runtime, against PyTorch; what is not exported."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -75,18 +76,6 @@ KINDS = pytest.mark.parametrize("kind", ["bert", "distilbert"])
 
 
 @KINDS
-@pytest.mark.parametrize("file", FILES.values())
-def test_inputs_are_those_of_the_model_and_their_sizes_are_free(
-    exported: dict[str, Path], kind: str, file: str
-) -> None:
-    inputs = {}
-    for node in onnx.load(exported[kind] / file).graph.input:
-        inputs[node.name] = [size.dim_param for size in node.type.tensor_type.shape.dim]
-    names = TYPES if kind == "bert" else TYPES[:2]
-    assert inputs == {name: ["batch", "sequence"] for name in names}
-
-
-@KINDS
 @pytest.mark.parametrize("form", ["onnx", "optimized"])
 @pytest.mark.parametrize("left", [False, True])
 def test_fp32_computes_what_pytorch_does_whichever_side_is_padded(
@@ -108,8 +97,14 @@ def test_fp32_computes_what_pytorch_does_whichever_side_is_padded(
 
 
 @KINDS
-def test_the_graph_is_fused(exported: dict[str, Path], kind: str) -> None:
+def test_graphs_are_fused_and_take_any_size(exported: dict[str, Path], kind: str) -> None:
     plain, fused, int8 = (onnx.load(exported[kind] / file).graph for file in FILES.values())
+    sizes = {
+        node.name: [size.dim_param for size in node.type.tensor_type.shape.dim]
+        for node in int8.input
+    }
+    names = TYPES if kind == "bert" else TYPES[:2]
+    assert sizes == {name: ["batch", "sequence"] for name in names}
     operators = [node.op_type for node in fused.node]
     assert {node.domain for node in plain.node} == {""}
     assert (operators.count("Attention"), operators.count("SkipLayerNormalization")) == (2, 4)
@@ -138,7 +133,6 @@ def test_forms_are_compared_with_pytorch_sentence_by_sentence(
 ) -> None:
     forms = compare(sources["bert"], exported["bert"], SPLIT, ["accuracy", "f1"])
     assert list(forms) == ["pytorch", *FILES]
-    assert len({forms[form]["correct"] for form in ("pytorch", "onnx", "optimized")}) == 1
     assert forms["onnx"]["other_labels"] == forms["optimized"]["other_labels"] == 0
     assert forms["onnx"]["bytes"] == (exported["bert"] / "model.onnx").stat().st_size
     difference = [forms[form]["largest_logit_difference"] for form in ("onnx", "int8")]
@@ -191,6 +185,15 @@ def test_logits_that_are_off_are_refused(
     message = f"^model.onnx gives other logits than PyTorch on {where}"
     with pytest.raises(NotExported, match=message):
         compare(sources["distilbert"], folder, SPLIT, ["accuracy"])
+
+
+def test_a_graph_that_cannot_be_loaded_is_no_error_of_the_person(
+    sources: dict[str, Path], exported: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(exported["bert"], tmp_path / "cut")
+    os.truncate(folder / FILES["onnx"], 5000)
+    with pytest.raises(NotExported, match=r"cannot load it: [^.]*\.?$"):
+        compare(sources["bert"], folder, SPLIT, ["accuracy"])
 
 
 def test_probes_have_all_lengths_and_begin_and_end_as_sentences_do() -> None:
