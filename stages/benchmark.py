@@ -48,11 +48,11 @@ def main() -> None:
     for name in params.models:
         print(f"benchmark: building {name}", flush=True)
         models[name] = build(TOKENIZERS / name)
-        # Tokenised beforehand: the article's times are of the model.
-        tokenizer, nothing = load_tokenizer(TOKENIZERS / name), [0] * len(sentences)
-        coded = tokenize_split(tokenizer, sentences, nothing, [], max_length)["input_ids"]
-        inputs[name] = [torch.tensor([ids]) for ids in coded]
         results[name] = size(models[name])
+        # Tokenised beforehand: the article's times are of the model.
+        tokenizer, labels = load_tokenizer(TOKENIZERS / name), [0] * len(sentences)
+        coded = tokenize_split(tokenizer, sentences, labels, [], max_length)["input_ids"]
+        inputs[name] = [torch.tensor([ids]) for ids in coded]
     print(f"benchmark: {', '.join(models)} take turns over {len(sentences)} of {len(texts)} "
           f"sentences, {params.passes} pass(es), batch size 1, fp32, "
           f"{torch.get_num_threads()} CPU thread(s)", flush=True)  # fmt: skip
@@ -88,7 +88,7 @@ def build(directory: Path) -> "PreTrainedModel":
 
 
 def size(model: "PreTrainedModel") -> dict[str, int]:
-    """Exact numbers of parameters, all and without the head (as the article counts); file size."""
+    """Numbers of parameters, all and without the head (as the article counts); the file's bytes."""
     with tempfile.TemporaryDirectory() as scratch:
         model.save_pretrained(scratch)
         saved = (Path(scratch) / "model.safetensors").stat().st_size

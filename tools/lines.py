@@ -95,6 +95,8 @@ def open_target(target: Path, source: BinaryIO | None = None) -> Iterator[TextIO
         sys.stdout.flush()
         return
     if is_special(target):
+        if target.is_fifo():
+            print(f"{target} is a pipe: waiting for its reader", file=sys.stderr)
         with target.open("a", encoding="utf-8", newline="") as out:
             yield out
         return

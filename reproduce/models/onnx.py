@@ -49,7 +49,8 @@ def export(source: Path, out: Path, params: Export) -> list[str]:
     if getattr(model.config, "type_vocab_size", 0) > 1:  # DistilBERT has none
         inputs.append("token_type_ids")
     print(f"{source}: tracing, opset {params.opset}, inputs {', '.join(inputs)}", flush=True)
-    with quiet(), TemporaryDirectory() as scratch:
+    logging.disable(logging.WARNING)  # the libraries' remarks, e.g. on axes of equal names
+    with warnings.catch_warnings(action="ignore"), TemporaryDirectory() as scratch:
         traced, plain = trace(model, inputs, params.opset)
         save(plain, out / FILES["onnx"])
         onnx.save(traced, Path(scratch) / "traced.onnx")
@@ -211,15 +212,3 @@ def save(model: "onnx.ModelProto", path: Path) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
     if used == {""}:  # the checker knows the standard's operators alone
         onnx.checker.check_model(str(path))
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep back the libraries' remarks, e.g. on names of axes that are equal."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
