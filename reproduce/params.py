@@ -200,7 +200,6 @@ class Export(Section):
     opset: Annotated[int, Field(ge=18, le=25)]  # that PyTorch's exporter can write
     per_channel: bool
     reduce_range: bool
-    keep_fp32: tuple[Annotated[str, Field(min_length=1)], ...]  # patterns of names, as a shell's
 
 
 class Benchmark(Section):

@@ -19,7 +19,7 @@ from reproduce.files import write_json
 from reproduce.inputs.sentences import read_raw_data, read_tsv
 from reproduce.inputs.tokenizer import load_tokenizer, read_config, tokenize_split
 from reproduce.machine import describe
-from reproduce.params import PARAMS, Benchmark, Tokenize, read_section, read_yaml
+from reproduce.params import Benchmark, Compare, Tokenize, read_section
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ def main() -> None:
     ).parse_args()
     params = read_section("benchmark", Benchmark)
     max_length = read_section("tokenize", Tokenize).max_length
-    teacher = read_yaml(PARAMS)["compare"]["teacher"]
+    teacher = read_section("compare", Compare).teacher
     go_offline()
     import torch
 
@@ -48,17 +48,14 @@ def main() -> None:
     for name in params.models:
         print(f"benchmark: building {name}", flush=True)
         models[name] = build(TOKENIZERS / name)
-        # Tokenised beforehand: the article's times are of the model.
-        tokenizer, nothing = load_tokenizer(TOKENIZERS / name), [0] * len(sentences)
-        coded = tokenize_split(tokenizer, sentences, nothing, [], max_length)["input_ids"]
-        inputs[name] = [torch.tensor([ids]) for ids in coded]
         results[name] = size(models[name])
-    print(
-        f"benchmark: {', '.join(models)} take turns over {len(sentences)} of {len(texts)} "
-        f"sentences, {params.passes} pass(es), batch size 1, fp32, "
-        f"{torch.get_num_threads()} CPU thread(s)",
-        flush=True,
-    )
+        # Tokenised beforehand: the article's times are of the model.
+        tokenizer, labels = load_tokenizer(TOKENIZERS / name), [0] * len(sentences)
+        coded = tokenize_split(tokenizer, sentences, labels, [], max_length)["input_ids"]
+        inputs[name] = [torch.tensor([ids]) for ids in coded]
+    print(f"benchmark: {', '.join(models)} take turns over {len(sentences)} of {len(texts)} "
+          f"sentences, {params.passes} pass(es), batch size 1, fp32, "
+          f"{torch.get_num_threads()} CPU thread(s)", flush=True)  # fmt: skip
     seconds = time_passes(models, inputs, params.passes, params.warmup)
     for name in models:
         results[name] |= summarize(seconds[name], seconds.get(teacher), len(sentences))
@@ -91,7 +88,7 @@ def build(directory: Path) -> "PreTrainedModel":
 
 
 def size(model: "PreTrainedModel") -> dict[str, int]:
-    """Exact numbers of parameters, all and without the head (as the article counts); file size."""
+    """Numbers of parameters, all and without the head (as the article counts); the file's bytes."""
     with tempfile.TemporaryDirectory() as scratch:
         model.save_pretrained(scratch)
         saved = (Path(scratch) / "model.safetensors").stat().st_size
@@ -138,17 +135,20 @@ def time_passes(
 def summarize(own: list[float], teacher: list[float] | None, sentences: int) -> dict[str, Any]:
     """Median seconds a pass, sentences/s, and the median over passes of teacher's / own seconds.
 
-    `speedup` is "not run" where the teacher is not among the models (None).
+    `speedup` is "not run" where the teacher is not among the models (None): no empty list, of which
+    DVC would warn when it draws plots.
     """
     median = statistics.median(own)
-    ratios = [t / o for t, o in zip(teacher or [], own, strict=False)]
-    return {
+    facts: dict[str, Any] = {
         "seconds": round(median, 3),
         "seconds_by_pass": [round(s, 3) for s in own],
         "sentences_per_second": round(sentences / median, 1),
-        "speedup": round(statistics.median(ratios), 3) if ratios else "not run",
-        "speedup_by_pass": [round(r, 3) for r in ratios],
     }
+    if teacher is None:
+        return {**facts, "speedup": "not run"}
+    ratios = [t / o for t, o in zip(teacher, own, strict=True)]
+    by_pass = [round(ratio, 3) for ratio in ratios]
+    return {**facts, "speedup": round(statistics.median(ratios), 3), "speedup_by_pass": by_pass}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Export a fine-tuned model to ONNX (fp32, graph-optimised, int8); compare each with PyTorch.
 
-Run as: python -m stages.export --model distilbert --seed 1
+Run as: python -m stages.export --model distilbert
 
 models/exported/MODEL-SEED/ then holds what ONNX Runtime needs, under the names that users of
 `optimum` know, with config, tokenizer and a README.md. A model that cannot be exported rightly is
@@ -22,9 +22,9 @@ from reproduce.inputs.tokenizer import count_positions
 from reproduce.models.load import load_finetuned
 from reproduce.models.logits import predict_padded
 from reproduce.models.metrics import measure
-from reproduce.models.onnx import CARRIED, NotExported, export
-from reproduce.models.runtime import FILES, Session, warn_of_saturation
-from reproduce.params import Export, read_section
+from reproduce.models.onnx import CARRIED, NotExported, export, exporting
+from reproduce.models.runtime import FILES, RELOAD, Session, warn_of_saturation
+from reproduce.params import Export, read_experiment, read_section
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,64 +38,50 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", required=True, help="a name from catalog.yaml")
-    parser.add_argument("--seed", required=True, type=int, help="the seed it was fine-tuned with")
+    parser.add_argument("--seed", type=int, help="of its fine-tuning (default: the first of seeds)")
     arguments = parser.parse_args()
-    run = f"{arguments.model}-{arguments.seed}"
-    source, target = Path("models/finetuned") / run, Path("models/exported") / run
     params, dataset = read_section("export", Export), read_raw_data()
+    seed = read_experiment().seeds[0] if arguments.seed is None else arguments.seed
+    run = f"{arguments.model}-{seed}"
+    source, target = Path("models/finetuned") / run, Path("models/exported") / run
     entry = Path("data/checked/models") / f"{arguments.model}.json"
     licence = read_json(entry, "Run `dvc repro check`.")["license"]
-    facts: dict[str, Any] = {
-        "model": arguments.model,
-        "seed": arguments.seed,
-        "dataset": dataset.dataset,
-        "recipe": check_source(source, dataset.labels, dataset.dataset),
-        "metric": dataset.metrics[0],
-        "opset": params.opset,
-        "forms": {},
-    }
+    recipe = read_recipe_digest(source)
     split = read_tokenized(arguments.model, "validation")
-    facts["n"] = len(split.labels)
+    facts: dict[str, Any] = {
+        "model": arguments.model, "seed": seed, "dataset": dataset.dataset, "recipe": recipe,
+        "metric": dataset.metrics[0], "n": len(split.labels), "opset": params.opset, "forms": {},
+    }  # fmt: skip
     go_offline()
-    try:
-        with output_directory(target) as out:
-            facts["inputs"] = export(source, out, params)
-            warn_of_saturation(out)
-            facts |= {"status": "exported", "forms": compare(source, out, split, dataset.metrics)}
-            write_text(out / "README.md", readme(facts, dataset.labels, licence))
-        forms = facts["forms"].items()
-        summary = ", ".join(
-            f"{name} {f['bytes'] / 1e6:.1f} MB {facts['metric']} {f['score']}" for name, f in forms
-        )
-    except NotExported as reason:
-        summary = facts["status"] = f"not exported: {reason}"
-        advice = f"Use it with PyTorch: python -m tools.predict --model {source} ..."
-        with output_directory(target) as out:
-            write_text(out / "README.md", f"# {run}\n\n{summary}. {advice}\n")
-        print(f"WARNING: {run} is {summary}. {advice}", file=sys.stderr)
+    with output_directory(target) as out:
+        try:
+            with exporting():
+                facts["inputs"] = export(source, out, params)
+                warn_of_saturation(out)
+                facts["forms"] = compare(source, out, split, dataset.metrics)
+            facts["status"] = "exported"
+            card = readme(facts, dataset.labels, licence)
+        except NotExported as reason:
+            facts["status"] = f"not exported: {reason}"
+            advice = f"Use it with PyTorch: python -m tools.predict --model {source} ..."
+            card = f"# {run}\n\n{facts['status']}. {advice}\n"
+            print(f"WARNING: {run} is {facts['status']}. {advice}", file=sys.stderr)
+            for file in out.iterdir():
+                file.unlink()
+        write_text(out / "README.md", card)
     write_json(Path("metrics/export") / f"{run}.json", facts)
-    print(f"{target}: {summary}")
+    forms = (f"{name} {form['bytes'] / 1e6:.1f} MB {facts['metric']} {form['score']}"
+             for name, form in facts["forms"].items())  # fmt: skip
+    print(f"{target}: {', '.join(forms) or facts['status']}")
 
 
-def check_source(source: Path, labels: Sequence[str], dataset: str) -> str:
-    """The digest of the recipe that `source` was fine-tuned with.
-
-    Raises:
-        UserError: a file is missing, or the model has other classes (none: it gives a number).
-    """
+def read_recipe_digest(source: Path) -> str:
+    """That of the recipe `source` was fine-tuned with; `UserError` if `source` is not whole."""
     remedy = f"Run `dvc repro finetune@{source.name}`, or `dvc pull finetune@{source.name}`."
     environment = Path("environment") / f"{source.name}.json"
     for path in (environment, *(source / name for name in ("model.safetensors", *CARRIED))):
         if not path.is_file():
             raise UserError(f"{path} is missing. {remedy}")
-    names = read_json(source / "config.json", remedy).get("id2label")
-    found = [names[i] for i in sorted(names, key=int)] if isinstance(names, dict) else []
-    if (found != list(labels)) if labels else len(found) != 1:
-        raise UserError(
-            f"{source}/config.json has the labels {', '.join(map(str, found)) or 'none'}, but "
-            f"dataset {dataset} has {', '.join(labels) or 'one output, a number'}: the model was "
-            f"fine-tuned on something else. {remedy}"
-        )
     return str(read_json(environment, remedy).get("recipe"))
 
 
@@ -108,7 +94,7 @@ def compare(
     forms in fp32 must agree with PyTorch, also on probes of all lengths padded in one batch.
 
     Raises:
-        NotExported: a form in fp32 differs from PyTorch by more than rounding.
+        NotExported: ONNX Runtime cannot load a form, or one in fp32 differs by more than rounding.
     """
     import numpy as np
 
@@ -124,32 +110,32 @@ def compare(
 
     def scores(logits: "np.ndarray", file: Path) -> dict[str, Any]:
         measured = measure(logits, np.array(split.labels), split.label_names, metrics)
-        kept = [key for key in (*metrics, "score", "correct") if key in measured]
-        return {"bytes": file.stat().st_size, **{key: measured[key] for key in kept}}
+        kept = {key: measured[key] for key in (*metrics, "score", "correct") if key in measured}
+        return {"bytes": file.stat().st_size, **kept}
 
     forms = {"pytorch": scores(expected, source / "model.safetensors")}
     forms["pytorch"]["logit_standard_deviation"] = two_digits(spread)
     for form, file in FILES.items():
         print(f"comparing {file} with PyTorch, one sentence at a time", flush=True)
-        session: Any = Session(exported / file, model.config)
+        try:
+            session: Any = Session(exported / file, model.config)
+        except UserError as error:  # of a graph just written, so not the person's fault
+            raise NotExported(str(error).removesuffix(RELOAD)) from error
         logits = predict_padded(session, split.input_ids, 1, split.token_type_ids).numpy()
         if form != "int8":
             require_near(logits, expected, tolerance, file)
             padded = predict_padded(session, probes, len(probes)).numpy()
             require_near(padded, expected_probes, tolerance, file)
         forms[form] = scores(logits, exported / file)
-        forms[form]["largest_logit_difference"] = two_digits(float(abs(logits - expected).max()))
         if split.label_names:
             other = logits.argmax(axis=1) != expected.argmax(axis=1)
             forms[form]["other_labels"] = int(other.sum())
+        forms[form]["largest_logit_difference"] = two_digits(float(abs(logits - expected).max()))
     return forms
 
 
 def make_probes(split: Tokenized, longest: int) -> list[list[int]]:
-    """Sentences of LENGTHS up to `longest` tokens, of the split's own tokens.
-
-    Each begins and ends as the split's sentences do.
-    """
+    """Sentences of LENGTHS up to `longest`, of the split's tokens, begun and ended as its own."""
     first, *_, last = split.input_ids[0]
     inner = [i for ids in split.input_ids for i in ids if i not in (first, last)] or [last]
     repeated = inner * (longest // len(inner) + 1)
@@ -169,18 +155,20 @@ def require_near(logits: "np.ndarray", expected: "np.ndarray", tolerance: float,
 
 
 def two_digits(value: float) -> float:
-    """Two digits of it: the rest of a rounding error changes from processor to processor."""
+    """The rest of a rounding error changes from processor to processor."""
     return float(f"{value:.1e}")
 
 
 def readme(facts: Mapping[str, Any], labels: Sequence[str], licence: str) -> str:
     """What the folder holds, how to use it, and what was measured."""
-    rows = []
+    differences = {"other_labels": "labels other than PyTorch's",
+                   "largest_logit_difference": "largest difference of a logit"}  # fmt: skip
+    lines = []
     for name, file in {"pytorch": "PyTorch", **FILES}.items():
         form = facts["forms"][name]
-        keys = ("score", "other_labels", "largest_logit_difference")
-        values = [file, f"{form['bytes'] / 1e6:.1f}", *(str(form.get(key, "-")) for key in keys)]
-        rows.append(f"| {' | '.join(values)} |")
+        line = f"- {file}: {form['bytes'] / 1e6:.1f} MB; {facts['metric']}: {form['score']}"
+        more = (f"; {words}: {form[key]}" for key, words in differences.items() if key in form)
+        lines.append(line + "".join(more))
     return f"""---
 license: {licence}
 pipeline_tag: text-classification
@@ -196,9 +184,7 @@ Classes, in the order of the logits: {", ".join(labels) or "none; the output is 
 
 On the {facts["n"]:,} validation examples, one at a time (int8 answers otherwise in batches):
 
-| file | MB | {facts["metric"]} | labels other than PyTorch's | largest difference of a logit |
-| --- | --- | --- | --- | --- |
-{chr(10).join(rows)}
+{chr(10).join(lines)}
 
     from optimum.onnxruntime import ORTModelForSequenceClassification
     ORTModelForSequenceClassification.from_pretrained(".", file_name="model_optimized.onnx")

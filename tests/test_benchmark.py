@@ -13,7 +13,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from conftest import Here, Repository
+from conftest import Here
 from stages import benchmark
 
 MINILM: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
@@ -36,19 +36,6 @@ def test_parameters_of_full_size_models_are_exact(
     model.save_pretrained = lambda folder: Path(folder, "model.safetensors").write_text("12345")
     sizes = {"parameters": all_of_it, "parameters_encoder": encoder, "bytes": 5}
     assert benchmark.size(model) == sizes
-
-
-def test_bytes_on_disk_are_those_of_the_saved_file(tiny_model: Path, tmp_path: Path) -> None:
-    model = benchmark.build(tiny_model)
-    model.save_pretrained(tmp_path / "saved")
-    saved = (tmp_path / "saved/model.safetensors").stat().st_size
-    assert benchmark.size(model)["bytes"] == saved
-
-
-def test_models_are_built_in_fp32_for_inference(tiny_model: Path) -> None:
-    model = benchmark.build(tiny_model)
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    assert not model.training and model.config.num_labels == 2
 
 
 def test_every_model_computes_every_sentence_and_they_take_turns(
@@ -90,13 +77,7 @@ def test_speed_is_summarised_by_medians() -> None:
 
 def test_without_the_teacher_there_is_no_speed_up() -> None:
     summary = benchmark.summarize([1.0, 3.0], None, 10)
-    assert (summary["speedup"], summary["speedup_by_pass"]) == ("not run", [])
-
-
-def test_the_speed_file_names_sentences_teacher_and_machine(finished: Repository) -> None:
-    speed = finished.json("metrics/speed.json")
-    assert (speed["sentences"], speed["teacher"]) == (8, "other") and "tiny" in speed["models"]
-    assert speed["environment"]["threads"] >= 1 and speed["environment"]["cpu"]
+    assert summary["speedup"] == "not run" and "speedup_by_pass" not in summary
 
 
 def test_sentences_are_cut_where_the_training_cuts_them(

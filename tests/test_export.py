@@ -1,6 +1,7 @@
 """Export: real graphs of tiny models in ONNX Runtime, against PyTorch; what is not exported."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,18 @@ import onnx
 import pytest
 import torch
 import transformers
-from onnx import TensorProto
 
 from conftest import Here, Repository
 from reproduce.files import UserError
 from reproduce.inputs.tokenized import Tokenized
 from reproduce.models.load import load_finetuned
-from reproduce.models.onnx import CARRIED, NotExported, export, exporting, quantize
+from reproduce.models.onnx import CARRIED, NotExported, export, exporting
 from reproduce.models.runtime import FILES, Session, warn_of_saturation
-from reproduce.params import Export, validate
-from stages.export import check_source, compare, make_probes, readme
+from reproduce.params import Export
+from stages import export as stage
+from stages.export import compare, make_probes, readme
 
-PARAMS = Export(opset=20, per_channel=True, reduce_range=False, keep_fp32=())
+PARAMS = Export(opset=20, per_channel=True, reduce_range=False)
 TYPES = ["input_ids", "attention_mask", "token_type_ids"]
 IDS = [[2, 40, 41, 3], [2, *range(50, 55), 3], [2, 60, 3], [2, *range(30, 90), 3], [2, 44, 45, 3]]
 NAMES = ["NEGATIVE", "POSITIVE"]
@@ -75,18 +76,6 @@ KINDS = pytest.mark.parametrize("kind", ["bert", "distilbert"])
 
 
 @KINDS
-@pytest.mark.parametrize("file", FILES.values())
-def test_inputs_are_those_of_the_model_and_their_sizes_are_free(
-    exported: dict[str, Path], kind: str, file: str
-) -> None:
-    inputs = {}
-    for node in onnx.load(exported[kind] / file).graph.input:
-        inputs[node.name] = [size.dim_param for size in node.type.tensor_type.shape.dim]
-    names = TYPES if kind == "bert" else TYPES[:2]
-    assert inputs == {name: ["batch", "sequence"] for name in names}
-
-
-@KINDS
 @pytest.mark.parametrize("form", ["onnx", "optimized"])
 @pytest.mark.parametrize("left", [False, True])
 def test_fp32_computes_what_pytorch_does_whichever_side_is_padded(
@@ -108,33 +97,19 @@ def test_fp32_computes_what_pytorch_does_whichever_side_is_padded(
 
 
 @KINDS
-def test_the_graph_is_fused(exported: dict[str, Path], kind: str) -> None:
+def test_graphs_are_fused_and_take_any_size(exported: dict[str, Path], kind: str) -> None:
     plain, fused, int8 = (onnx.load(exported[kind] / file).graph for file in FILES.values())
+    sizes = {
+        node.name: [size.dim_param for size in node.type.tensor_type.shape.dim]
+        for node in int8.input
+    }
+    names = TYPES if kind == "bert" else TYPES[:2]
+    assert sizes == {name: ["batch", "sequence"] for name in names}
     operators = [node.op_type for node in fused.node]
     assert {node.domain for node in plain.node} == {""}
     assert (operators.count("Attention"), operators.count("SkipLayerNormalization")) == (2, 4)
     assert operators.count("BiasGelu") == 2 and "Softmax" not in operators
     assert [node.op_type for node in int8.node].count("QAttention") == 2
-
-
-@KINDS
-def test_int8_holds_every_large_matrix_as_bytes(exported: dict[str, Path], kind: str) -> None:
-    tensors = onnx.load(exported[kind] / FILES["int8"]).graph.initializer
-    large = [t for t in tensors if np.prod(t.dims) >= 32 * 32 and t.dims[0] != 128]  # positions
-    assert len(large) >= 8
-    assert {tensor.data_type for tensor in large} <= {TensorProto.INT8, TensorProto.UINT8}
-
-
-@pytest.mark.parametrize(
-    ("pattern", "operator"), [("Attention_0", "Attention"), ("*layer.1.output.dense*", "MatMul")]
-)
-def test_keep_fp32_leaves_what_it_names_in_fp32(
-    exported: dict[str, Path], tmp_path: Path, pattern: str, operator: str
-) -> None:
-    params = PARAMS.model_copy(update={"keep_fp32": (pattern,)})
-    quantize(exported["bert"] / FILES["optimized"], tmp_path / "int8.onnx", params)
-    operators = [node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node]
-    assert operators.count(operator) == 1
 
 
 @pytest.mark.slow
@@ -158,7 +133,6 @@ def test_forms_are_compared_with_pytorch_sentence_by_sentence(
 ) -> None:
     forms = compare(sources["bert"], exported["bert"], SPLIT, ["accuracy", "f1"])
     assert list(forms) == ["pytorch", *FILES]
-    assert len({forms[form]["correct"] for form in ("pytorch", "onnx", "optimized")}) == 1
     assert forms["onnx"]["other_labels"] == forms["optimized"]["other_labels"] == 0
     assert forms["onnx"]["bytes"] == (exported["bert"] / "model.onnx").stat().st_size
     difference = [forms[form]["largest_logit_difference"] for form in ("onnx", "int8")]
@@ -213,6 +187,15 @@ def test_logits_that_are_off_are_refused(
         compare(sources["distilbert"], folder, SPLIT, ["accuracy"])
 
 
+def test_a_graph_that_cannot_be_loaded_is_no_error_of_the_person(
+    sources: dict[str, Path], exported: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(exported["bert"], tmp_path / "cut")
+    os.truncate(folder / FILES["onnx"], 5000)
+    with pytest.raises(NotExported, match=r"cannot load it: [^.]*\.?$"):
+        compare(sources["bert"], folder, SPLIT, ["accuracy"])
+
+
 def test_probes_have_all_lengths_and_begin_and_end_as_sentences_do() -> None:
     probes = make_probes(SPLIT, 100)
     assert [len(ids) for ids in probes] == [3, 5, 8, 16, 32, 64, 100]
@@ -228,7 +211,6 @@ T5 = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
 T5 |= {"decoder_start_token_id": 0, "eos_token_id": 3}
 XLNET = {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64}
 CAUSAL = "its attention is causal or windowed: not every token sees all others"
-FAILS = "the export fails with RuntimeError: "
 
 
 @pytest.mark.parametrize(
@@ -238,7 +220,7 @@ FAILS = "the export fails with RuntimeError: "
         pytest.param("ModernBert", WINDOWED, CAUSAL, marks=pytest.mark.slow),
         pytest.param("GPT2", GPT2, CAUSAL, marks=pytest.mark.slow),
         pytest.param("T5", T5, CAUSAL, marks=pytest.mark.slow),
-        pytest.param("XLNet", XLNET, FAILS, marks=pytest.mark.slow),
+        pytest.param("XLNet", XLNET, "RuntimeError: ", marks=pytest.mark.slow),
     ],
 )
 def test_architectures_that_cannot_be_exported_have_one_reason(
@@ -246,51 +228,19 @@ def test_architectures_that_cannot_be_exported_have_one_reason(
 ) -> None:
     source = make_source(tmp_path / "model-1", tiny_model, architecture, **settings)
     (tmp_path / "out").mkdir()
-    with pytest.raises(NotExported, match=f"^{reason}"):
+    with pytest.raises(NotExported, match=f"^{reason}"), exporting():
         export(source, tmp_path / "out", PARAMS)
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space"), MemoryError(), UserError("x")])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space"), MemoryError(), RuntimeError("out of memory"), UserError("x")]
+)
 def test_what_the_machine_did_is_no_reason(error: Exception) -> None:
     with pytest.raises(type(error)), exporting():
         raise error
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("opset", [18, 25])
-def test_every_opset_that_params_allow_is_exported(
-    sources: dict[str, Path], tmp_path: Path, opset: int
-) -> None:
-    export(sources["distilbert"], tmp_path, PARAMS.model_copy(update={"opset": opset}))
-    assert onnx.load(tmp_path / FILES["onnx"]).opset_import[0].version == opset
-    compare(sources["distilbert"], tmp_path, SPLIT, ["accuracy"])
-
-
-@pytest.mark.parametrize("opset", [17, 26])
-def test_an_opset_that_cannot_be_written_is_refused(opset: int) -> None:
-    with pytest.raises(UserError, match=rf"params.yaml: export.opset: .* \(found {opset}\)"):
-        validate(Export, {**PARAMS.model_dump(), "opset": opset}, "params.yaml: export")
-
-
 # ------------------------------------------------------------------------------------ bad input
-
-
-@pytest.mark.parametrize("labels", [NAMES[::-1], [*NAMES, "NEUTRAL"], []])
-@pytest.mark.parametrize("missing", ["", "model.safetensors", "tokenizer.json"])
-def test_a_source_that_is_not_whole_or_has_other_labels_is_refused(
-    sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: list[str],
-    missing: str,
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    source = Path(shutil.copytree(sources["bert"], tmp_path / "bert-1"))
-    (tmp_path / "environment").mkdir()
-    (tmp_path / "environment/bert-1.json").write_text('{"recipe": "0123456789abcdef"}')
-    assert check_source(source, NAMES, "sst2") == "0123456789abcdef"
-    if missing:
-        (source / missing).unlink()
-    words = f"{missing} is missing" if missing else "has the labels NEGATIVE, POSITIVE, but dataset"
-    with pytest.raises(UserError, match=rf"{words}.* Run `dvc repro finetune@bert-1`"):
-        check_source(source, labels, "rte")
 
 
 @pytest.mark.parametrize(
@@ -314,7 +264,7 @@ def test_a_processor_whose_sums_saturate_is_named(
 
 # ------------------------------------------------------------------------------------- the stage
 
-RUN = ("export", "--model", "tiny", "--seed", "1")
+RUN = ("export", "--model", "tiny")
 
 
 def test_what_the_pipeline_leaves(finished: Repository) -> None:
@@ -328,22 +278,14 @@ def test_what_the_pipeline_leaves(finished: Repository) -> None:
     assert text == readme(facts, NAMES, "apache-2.0") and "license: apache-2.0\n" in text
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("warm")
-def test_a_setting_of_the_export_changes_its_own_files_alone(copy: Repository) -> None:
-    folder = copy.path / "models/exported/tiny-1"
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    copy.edit("params.yaml", lambda p: p["export"].update(per_channel=False))
-    assert set(copy.repro("export")) - {"check"} == {"export@tiny"}
-    changed = {path.name for path in folder.iterdir() if path.read_bytes() != before[path.name]}
-    assert changed == {"model_quantized.onnx", "ort_config.json", "README.md"}
-
-
-def test_a_model_that_is_not_exported_ends_in_a_loud_message_and_exit_code_0(here: Here) -> None:
-    here.edit("params.yaml", lambda p: p["export"].update(keep_fp32=["nothing"]))
+def test_a_model_that_is_not_exported_ends_in_a_loud_message_and_exit_code_0(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever fails, PyTorch itself on a probe too: the kind of error is named."""
+    monkeypatch.setattr(stage, "predict_padded", lambda *_: [][1])
     done = here.stage(*RUN)
     facts = here.json("metrics/export/tiny-1.json")
-    assert facts["status"].startswith("not exported: params.yaml: export.keep_fp32: 'nothing'")
+    assert facts["status"] == "not exported: IndexError: list index out of range"
     assert facts["forms"] == {} and facts["recipe"]
     assert f"WARNING: tiny-1 is {facts['status']}. Use it with PyTorch" in done.stderr
     (card,) = (here.path / "models/exported/tiny-1").iterdir()
@@ -357,7 +299,10 @@ def test_the_stage_refuses_before_any_work(here: Here) -> None:
     here.edit("params.yaml", lambda p: p["export"].update(opset="20"))
     assert "params.yaml: export.opset: input should be a valid integer" in here.refused(*RUN)
     here.edit("params.yaml", lambda p: p["export"].update(opset=20))
-    assert "Run `dvc repro finetune@tiny-7`" in here.refused(*RUN[:-1], "7")
+    assert "Run `dvc repro finetune@tiny-7`" in here.refused(*RUN, "--seed", "7")
+    (here.path / "models/finetuned/tiny-1/tokenizer.json").rename(here.path / "aside")
+    assert "tokenizer.json is missing. Run `dvc repro finetune@tiny-1`" in here.refused(*RUN)
+    (here.path / "aside").rename(here.path / "models/finetuned/tiny-1/tokenizer.json")
     (here.path / "data/tokenized/tiny/validation.parquet").unlink()
     assert "Run `dvc repro tokenize@tiny`" in here.refused(*RUN)
     assert ((folder / "model.onnx").read_bytes(), metrics.read_bytes()) == before

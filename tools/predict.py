@@ -17,43 +17,46 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reproduce.command import go_offline, run_command
 from reproduce.files import UserError
-from tools.lines import (
-    STDIO,
-    Example,
-    check_target,
-    open_source,
-    open_target,
-    read_source,
-    write_row,
-)
+from reproduce.inputs.tokenizer import count_positions, load_tokenizer, read_config, refuse_unfit
+from reproduce.models.load import load_finetuned
+from reproduce.models.logits import predict_padded
+from reproduce.models.runtime import FILES, Session, warn_of_saturation
+from reproduce.training.devices import claim_gpu, deterministic, is_out_of_memory
+from tools import lines
+from tools.lines import STDIO, Example
 
 if TYPE_CHECKING:
-    import numpy as np
     from transformers import PreTrainedTokenizerFast
 
 # Equal results first, then speed.
-WEIGHTS = ("model_optimized.onnx", "model.onnx", "model_quantized.onnx", "model.safetensors")
+WEIGHTS = (FILES["optimized"], FILES["onnx"], FILES["int8"], "model.safetensors")
+CLOSED = [name for name in ("stdin", "stdout") if getattr(sys, name) is None]
 
 
-def main(argv: Sequence[str] | None = None, closed: Collection[str] = ()) -> None:
-    """Predict what the command line says; `closed` names standard streams that are not there."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Predict what the command line says."""
     arguments = parse(argv)
     for option, stream in (("file", "stdin"), ("output", "stdout")):
-        if getattr(arguments, option) == STDIO and stream in closed:
+        if getattr(arguments, option) == STDIO and stream in CLOSED:
             raise UserError(f"{stream} is closed. Open it, or name a file with --{option}.")
+    os.environ["TQDM_DISABLE"] = "1"  # the libraries' own bars; tqdm reads it when imported
     try:
-        predict_all(arguments)
+        with contextlib.ExitStack() as stack:
+            predict_all(arguments, stack)
     except BrokenPipeError:  # `| head` has seen enough; Python would complain at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(128 + signal.SIGPIPE)
+    except Exception as error:
+        if isinstance(error, UserError) or not is_out_of_memory(error):
+            raise
+        raise UserError("out of memory. Use a smaller --batch-size or --max-length.") from error
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -80,75 +83,73 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def predict_all(arguments: argparse.Namespace) -> None:
+def predict_all(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
     """Read, predict and write window by window; at the end say what was empty or cut."""
-    os.environ["TQDM_DISABLE"] = "1"  # the libraries' own bars; tqdm reads it when imported
     from tqdm import tqdm
 
-    with contextlib.ExitStack() as stack:
-        source = stack.enter_context(open_source(arguments.file)) if arguments.file else None
-        check_target(arguments.output, source)
-        total, windows = read_source(source, arguments)
-        model = load(arguments)
-        out = stack.enter_context(open_target(arguments.output))
-        bar = stack.enter_context(tqdm(total=total, unit="sentence", disable=None))
-        columns = ["sentence1", "sentence2"] if arguments.pairs else ["sentence"]
-        columns += ["label", "probability"] if model.labels else ["score"]
-        write_row(out, columns)
-        lines, started = 0, time.perf_counter()
-        noted: dict[str, list[int]] = {"empty": [], "cut": []}
-        try:
-            for window in windows:
-                for row, note in predict_window(model, window, arguments.batch_size):
-                    lines += 1
-                    write_row(out, [*row, *[""] * (len(columns) - len(row))])
-                    if note:
-                        noted[note].append(lines)
-                out.flush()
-                bar.update(len(window))
-        except UserError as error:
-            lost = f"{arguments.output} was not written."
-            kept = f"What was before it, {lines:,} line(s), is written."
-            raise UserError(f"{error} {kept if arguments.output == STDIO else lost}") from error
-        seconds = time.perf_counter() - started
+    source, total, read = None, len(arguments.sentences) or None, lines.read_windows
+    given: Any = [sentence.encode("utf-8", "surrogateescape") for sentence in arguments.sentences]
+    name = "sentence"
+    if arguments.file:
+        source = given = stack.enter_context(lines.open_source(arguments.file))
+        name = f"{'standard input' if arguments.file == STDIO else arguments.file}, line"
+        if arguments.file.is_file():  # all its lines are checked before any work
+            total = sum(map(len, read(source, name, arguments.pairs)))
+            source.seek(0)
+    out = stack.enter_context(lines.open_target(arguments.output, source))
+    model = load(arguments, stack)
+    columns = ["sentence1", "sentence2"] if arguments.pairs else ["sentence"]
+    columns += ["label", "probability"] if model.labels else ["score"]
+    lines.write_row(out, columns)
+    bar = stack.enter_context(tqdm(total=total, unit="sentence", disable=None))
+    count, started = 0, time.perf_counter()
+    noted: dict[str, list[int]] = {"empty": [], "cut": []}
+    for window in read(given, name, arguments.pairs):
+        for row, note in predict_window(model, window, arguments.batch_size):
+            count += 1
+            lines.write_row(out, [*row, *[""] * (len(columns) - len(row))])
+            if note:
+                noted[note].append(count)
+        out.flush()
+        bar.update(len(window))
+    seconds = time.perf_counter() - started
+    bar.close()
     for note, numbers in noted.items():
         if numbers:
             more = f" and {len(numbers) - 5:,} more" if len(numbers) > 5 else ""
-            first = ", ".join(map(str, numbers[:5]))
-            print(f"{len(numbers):,} {note}: line(s) {first}{more}", file=sys.stderr)
-    rate = f"{lines / seconds:,.0f} sentences/s, batch size {arguments.batch_size}"
-    print(f"{lines:,} sentences in {seconds:.2f} s, {rate}; {model.description}", file=sys.stderr)
+            print(f"{note}: line(s) {', '.join(map(str, numbers[:5]))}{more}", file=sys.stderr)
+    counts = ", ".join(f"{len(numbers):,} {note}" for note, numbers in noted.items())
+    rate = f"{count / seconds:,.0f} sentences/s, batch size {arguments.batch_size}"
+    summary = f"{count:,} sentences ({counts}) in {seconds:.2f} s, {rate}; {model.description}"
+    print(summary, file=sys.stderr)
 
 
 @dataclass(frozen=True)
 class Model:
     """A loaded model."""
 
-    labels: list[str]  # names of the classes 0, 1, ...; none: the model gives a number
-    max_length: int  # tokens, special ones included; longer sentences are cut
+    network: Any  # gives logits of shape (sentences, labels), or (sentences, 1) without labels
     tokenizer: "PreTrainedTokenizerFast"
-    knows_types: bool  # tells the two sentences of a pair apart by token types
-    logits: Callable[..., Any]  # of token ids, batch size, token types
+    max_length: int  # tokens, special ones included; longer sentences are cut
+    labels: list[str]  # names of the classes 0, 1, ...; none: the model gives a number
     description: str  # file, runtime, precision, device
 
 
-def load(arguments: argparse.Namespace) -> Model:
-    """Load the model; no code of its folder is run. `UserError` if it is not whole."""
+def load(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Model:
+    """Load the model; no code of its folder is run. `UserError` if it is not whole.
+
+    PyTorch claims a GPU, if there is one, until `stack` is closed.
+    """
     file = find_weights(arguments.model)
-    folder = file.parent
+    folder, gpu = file.parent, None
     go_offline()
+    if file.suffix != ".onnx":
+        with contextlib.redirect_stdout(sys.stderr):  # what it says is no row of the CSV
+            gpu = stack.enter_context(claim_gpu())
+        stack.enter_context(deterministic())
     import torch
 
-    from reproduce.inputs.tokenizer import (
-        count_positions,
-        load_tokenizer,
-        read_config,
-        refuse_unfit,
-    )
-    from reproduce.models.load import load_finetuned
-    from reproduce.models.logits import predict_padded
-    from reproduce.models.runtime import FILES, Session, warn_of_saturation
-
+    torch.set_num_threads(arguments.threads or torch.get_num_threads())
     config, tokenizer = read_config(folder), load_tokenizer(folder)
     refuse_unfit(tokenizer, folder, 1)
     labels = [config.id2label.get(i) for i in range(config.num_labels)]
@@ -157,23 +158,18 @@ def load(arguments: argparse.Namespace) -> Model:
     longest = min(tokenizer.model_max_length, count_positions(config) or 512)
     if arguments.max_length and not 3 <= arguments.max_length <= longest:
         raise UserError(f"--max-length {arguments.max_length}: expected 3 to {longest}.")
-    torch.set_num_threads(arguments.threads or torch.get_num_threads())
     network: Any
     if file.suffix == ".onnx":
         if file.name == FILES["int8"]:
             warn_of_saturation(folder)
         network = Session(file, config)
-        knows_types, runtime = "token_type_ids" in network.inputs, network.description
+        runtime = network.description
     else:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        network = load_finetuned(folder).to(device)  # type: ignore[arg-type]
-        knows_types = getattr(config, "type_vocab_size", 0) > 1
-        runtime = f"PyTorch {torch.__version__}, fp32, {device.upper()}"
-    return Model(
-        labels if len(labels) > 1 else [], arguments.max_length or longest, tokenizer, knows_types,
-        partial(predict_padded, network),
-        f"{file}: {runtime}, {torch.get_num_threads()} CPU thread(s)",
-    )  # fmt: skip
+        network = load_finetuned(folder).to("cuda" if gpu else "cpu")  # type: ignore[arg-type]
+        runtime = f"PyTorch {torch.__version__}, fp32, {gpu.name if gpu else 'CPU'}"
+    runtime += f", {torch.get_num_threads()} CPU thread(s)"
+    labels = labels if len(labels) > 1 else []
+    return Model(network, tokenizer, arguments.max_length or longest, labels, f"{file}: {runtime}")
 
 
 def find_weights(place: Path | None) -> Path:
@@ -188,14 +184,13 @@ def find_weights(place: Path | None) -> Path:
             )
         place = there[0]
         print(f"model {place}: the first that there is; --model names another", file=sys.stderr)
-    if place.is_file() and (place.suffix == ".onnx" or place.name == WEIGHTS[3]):
+    if place.is_file() and (place.suffix == ".onnx" or place.name == WEIGHTS[-1]):
         return place
     files = [place / name for name in WEIGHTS if (place / name).is_file()]
     if not files:
         raise UserError(
             f"{place}: found no .onnx file and no model.safetensors (a pickle can run code when it "
-            "is opened, and is refused); expected a folder under models/finetuned or "
-            "models/exported, or an .onnx file."
+            "is opened, and is refused). Name a folder under models/ that has one."
         )
     if len(files) > 1:
         print(f"{files[0]}: of {len(files)} files; --model names another", file=sys.stderr)
@@ -204,46 +199,30 @@ def find_weights(place: Path | None) -> Path:
 
 def predict_window(
     model: Model, window: Sequence[Example], batch_size: int
-) -> Iterator[tuple[list[str], str]]:
+) -> list[tuple[list[str], str]]:
     """A row for each example, in order: the texts and the answer; and "empty", "cut" or ""."""
-    import numpy as np
-
-    full = [example for example in window if any(map(str.strip, example))]
-    answers: Iterator[tuple[list[str], str]] = iter(())
-    if full:
-        typed = model.knows_types and len(full[0]) > 1
-        coded = model.tokenizer(
-            *(list(texts) for texts in zip(*full, strict=True)),
-            truncation=True,
-            max_length=model.max_length,
-            return_token_type_ids=typed,
-        )
-        types = coded["token_type_ids"] if typed else None
-        logits = model.logits(coded["input_ids"], batch_size, types).numpy()
-        if not np.isfinite(logits).all():
-            raise UserError(f"{model.description}: numbers that are not finite. Train it again.")
-        cut = ("cut" if coding.overflowing else "" for coding in coded.encodings)
-        answers = zip(answer(logits, model.labels), cut, strict=True)
-    for example in window:
-        cells, what = next(answers) if any(map(str.strip, example)) else ([], "empty")
-        yield [*example, *cells], what
-
-
-def answer(logits: "np.ndarray", labels: Sequence[str]) -> list[list[str]]:
-    """Label and its probability (softmax, 6 decimals) a row; without labels the number itself.
-
-    Args:
-        logits: float array of shape (sentences, labels), or (sentences, 1) without labels.
-    """
-    import numpy as np
-    from scipy.special import softmax
-
-    if not labels:
-        return [[f"{value:.6f}"] for value in logits[:, 0]]
-    best = softmax(logits.astype(np.float64), axis=1).max(axis=1)
-    return [[labels[i], f"{p:.6f}"] for i, p in zip(logits.argmax(axis=1), best, strict=True)]
+    rows = [([*example], "" if "".join(example).strip() else "empty") for example in window]
+    full = [i for i, (_, note) in enumerate(rows) if not note]
+    if not full:
+        return rows
+    typed = len(window[0]) > 1 and getattr(model.network.config, "type_vocab_size", 0) > 1
+    coded = model.tokenizer(
+        *([window[i][side] for i in full] for side in range(len(window[0]))),
+        truncation=True, max_length=model.max_length, return_token_type_ids=typed,
+    )  # fmt: skip
+    types = coded["token_type_ids"] if typed else None
+    logits = predict_padded(model.network, coded["input_ids"], batch_size, types)
+    if not logits.isfinite().all():
+        raise UserError(f"{model.description}: numbers that are not finite. Train it again.")
+    best = logits.double().softmax(dim=1).max(dim=1)
+    cells = [[f"{value:.6f}"] for value in logits[:, 0].tolist()]
+    if model.labels:
+        chosen = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        cells = [[model.labels[i], f"{probability:.6f}"] for i, probability in chosen]
+    for i, answer, coding in zip(full, cells, coded.encodings, strict=True):
+        rows[i] = ([*window[i], *answer], "cut" if coding.overflowing else "")
+    return rows
 
 
 if __name__ == "__main__":
-    missing = {name for name in ("stdin", "stdout") if getattr(sys, name) is None}
-    run_command(lambda: main(closed=missing))
+    run_command(main)

@@ -4,7 +4,6 @@ inputs = export(Path("models/finetuned/minilm-1"), Path("out"), params)
 """
 
 import contextlib
-import fnmatch
 import logging
 import shutil
 import warnings
@@ -17,14 +16,14 @@ from reproduce.files import UserError, out_of_space, write_json
 from reproduce.models.load import load_finetuned
 from reproduce.models.runtime import FILES
 from reproduce.params import Export
+from reproduce.training.devices import is_out_of_memory
 
 if TYPE_CHECKING:
     import onnx
     import torch
     from transformers import PreTrainedModel
 
-# Taken over as they are.
-CARRIED = ("config.json", "tokenizer.json", "tokenizer_config.json")
+CARRIED = ("config.json", "tokenizer.json", "tokenizer_config.json")  # taken over as they are
 
 
 class NotExported(Exception):
@@ -34,13 +33,8 @@ class NotExported(Exception):
 def export(source: Path, out: Path, params: Export) -> list[str]:
     """Write the three graphs and what belongs to them into the folder `out`.
 
-    The same weights and versions give the same bytes, wherever the folders are.
-
-    Returns:
-        the names of the graphs' inputs.
-
-    Raises:
-        NotExported: a library fails on this architecture; its attention is causal or windowed.
+    The same weights and versions give the same bytes, wherever the folders are. Returns the names
+    of the graphs' inputs. Libraries raise anything on architectures they do not know: `exporting`.
     """
     import onnx
     from transformers import AttentionInterface, AttentionMaskInterface
@@ -55,7 +49,8 @@ def export(source: Path, out: Path, params: Export) -> list[str]:
     if getattr(model.config, "type_vocab_size", 0) > 1:  # DistilBERT has none
         inputs.append("token_type_ids")
     print(f"{source}: tracing, opset {params.opset}, inputs {', '.join(inputs)}", flush=True)
-    with quiet(), exporting(), TemporaryDirectory() as scratch:
+    logging.disable(logging.WARNING)  # the libraries' remarks, e.g. on axes of equal names
+    with warnings.catch_warnings(action="ignore"), TemporaryDirectory() as scratch:
         traced, plain = trace(model, inputs, params.opset)
         save(plain, out / FILES["onnx"])
         onnx.save(traced, Path(scratch) / "traced.onnx")
@@ -66,7 +61,7 @@ def export(source: Path, out: Path, params: Export) -> list[str]:
         print(f"graph optimised: fused {operators or 'nothing'}", flush=True)
         quantize(out / FILES["optimized"], Path(scratch) / "int8.onnx", params)
         save(onnx.load(Path(scratch) / "int8.onnx"), out / FILES["int8"])
-    # What `optimum` keeps beside its own exports; and how these were made.
+    # As `optimum` keeps beside its exports how they were made.
     quantization = {"format": "dynamic", "weights": "int8", **params.model_dump(exclude={"opset"})}
     facts = {"opset": params.opset, "inputs": inputs, "optimization": counts}
     facts |= {"quantization": quantization, "one_external_file": True}
@@ -76,16 +71,16 @@ def export(source: Path, out: Path, params: Export) -> list[str]:
 
 @contextlib.contextmanager
 def exporting() -> Iterator[None]:
-    """Whatever a library raises becomes `NotExported`, with its innermost reason.
+    """Whatever a library raises on this architecture becomes `NotExported`, with its first cause.
 
-    What the machine did (a full disk, no memory) is no reason: it stays what it is.
+    What a person or the machine did (a file, a full disk, no memory) stays what it is.
     """
     try:
         yield
-    except (UserError, OSError, MemoryError):
+    except (UserError, OSError):
         raise
     except Exception as error:
-        if out_of_space(error) or "allocate memory" in str(error):
+        if out_of_space(error) or is_out_of_memory(error):
             raise
         cause: BaseException = error
         while not isinstance(cause, NotExported) and (inner := cause.__cause__):
@@ -93,7 +88,7 @@ def exporting() -> Iterator[None]:
         if isinstance(cause, NotExported):
             raise cause from None
         words = next(iter(str(cause).strip().splitlines()), "")
-        raise NotExported(f"the export fails with {type(cause).__name__}: {words}") from error
+        raise NotExported(f"{type(cause).__name__}: {words}") from error
 
 
 def attention(
@@ -103,16 +98,15 @@ def attention(
     value: "torch.Tensor",
     attention_mask: "torch.Tensor",
     scaling: float | None = None,
-    **other: Any,
+    **_: Any,
 ) -> tuple["torch.Tensor", None]:
     """Attention as BERT's authors wrote it: softmax(q k^T / sqrt(width of a head) + mask) v.
 
     ONNX Runtime's optimiser knows attention by the shape of its graph, and this is the shape: with
     transformers' own functions (scores times a factor, a mask from comparisons) nothing is fused.
 
-    Args:
-        query, key, value: float tensors of shape (batch, heads, sequence, width of a head).
-        scaling: of the scores; None: 1 / sqrt(width of a head).
+    `query`, `key`, `value`: floats of shape (batch, heads, sequence, width of a head). `scaling` of
+    the scores takes the place of 1 / sqrt(width of a head).
 
     Returns:
         float tensor of shape (batch, sequence, heads, width of a head), and no weights.
@@ -123,13 +117,12 @@ def attention(
 
 
 def attention_mask_to_add(
-    *, attention_mask: "torch.Tensor", dtype: "torch.dtype", mask_function: Any, **other: Any
+    *, attention_mask: "torch.Tensor", dtype: "torch.dtype", mask_function: Any, **_: Any
 ) -> "torch.Tensor":
     """What is added to the scores, (batch, 1, 1, sequence): 0, or the least float for padding.
 
-    Args:
-        attention_mask: of shape (batch, sequence), 1 for tokens.
-        mask_function: transformers' rule of which token sees which; `NotExported` if not all do.
+    `attention_mask`, (batch, sequence), is 1 for tokens. `NotExported` if `mask_function`,
+    transformers' rule of which token sees which, does not let all see all.
     """
     import torch
     from transformers.masking_utils import bidirectional_mask_function
@@ -144,8 +137,7 @@ def trace(
 ) -> "tuple[onnx.ModelProto, onnx.ModelProto]":
     """PyTorch's exporter on the model: the graph as traced, and after its own simplification.
 
-    Batch and sequence have any size. `fuse` takes the first: the second's merged nodes hide
-    attention from it.
+    Batch and sequence have any size. The second's merged nodes hide attention from `fuse`.
     """
     import torch
 
@@ -190,34 +182,16 @@ def fuse(path: Path, config: Any) -> "tuple[onnx.ModelProto, dict[str, int]]":
 def quantize(source: Path, target: Path, params: Export) -> None:
     """Weights, embeddings included, become int8 once; activations uint8 as they come (dynamic).
 
-    The last layer stays fp32: it is the last to err, and has a few thousand numbers. So does every
-    operator that `params.keep_fp32` names: by its own name, by that of a weight, or by that of a
-    weight of the next operator (the exporter drops the names of matrices, but not of their biases).
-
-    Raises:
-        NotExported: a pattern matches nothing.
+    The last layer stays fp32: it is the last to err, and has a few thousand numbers.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     nodes = onnx.load(source, load_external_data=False).graph.node
-    kept = [next(node.name for node in nodes if "logits" in node.output)]
-    for pattern in params.keep_fp32:
-        named = {i for n in nodes for i in n.input if fnmatch.fnmatch(i, pattern)}
-        following = {i for n in nodes if named & set(n.input) for i in n.input}
-        names = [
-            n.name for n in nodes
-            if fnmatch.fnmatch(n.name, pattern) or named & set(n.input) or following & set(n.output)
-        ]  # fmt: skip
-        if not names:
-            raise NotExported(
-                f"params.yaml: export.keep_fp32: {pattern!r} matches no operator and no weight of "
-                f"{FILES['optimized']}; correct or remove it"
-            )
-        kept += names
+    last = next(node.name for node in nodes if "logits" in node.output)
     quantize_dynamic(
         source, target, weight_type=QuantType.QInt8, per_channel=params.per_channel,
-        reduce_range=params.reduce_range, nodes_to_exclude=kept,
+        reduce_range=params.reduce_range, nodes_to_exclude=[last],
         extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
     )  # fmt: skip
 
@@ -238,15 +212,3 @@ def save(model: "onnx.ModelProto", path: Path) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
     if used == {""}:  # the checker knows the standard's operators alone
         onnx.checker.check_model(str(path))
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep back the libraries' remarks, e.g. on names of axes that are equal."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)

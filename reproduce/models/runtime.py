@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # By form; the names are those of `optimum`.
 FILES = {"onnx": "model.onnx", "optimized": "model_optimized.onnx", "int8": "model_quantized.onnx"}
+RELOAD = " Export it again with the versions of requirements.txt, or pull it again."
 INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}  # sum bytes in 32 bits
 
@@ -46,8 +47,7 @@ class Session:
         except Exception as error:  # its exceptions have no common class of their own
             words = re.sub(r"^.*?failed: ?(/onnxruntime_src/.*?\) )?", "", str(error).strip())
             raise UserError(
-                f"{file}: ONNX Runtime {version} cannot load it: {words.splitlines()[0]} "
-                "Export it again with the versions of requirements.txt, or pull it again."
+                f"{file}: ONNX Runtime {version} cannot load it: {words.splitlines()[0]}{RELOAD}"
             ) from error
         self.inputs = {node.name for node in self.session.get_inputs()}
         outputs = {node.name: node.shape[-1] for node in self.session.get_outputs()}
@@ -55,7 +55,7 @@ class Session:
             found = f"{', '.join(sorted(self.inputs))} -> {outputs}"
             raise UserError(
                 f"{file} computes {found}; expected input_ids, attention_mask -> logits of the "
-                f"{config.num_labels} labels in config.json. Export it again."
+                f"{config.num_labels} labels in config.json.{RELOAD}"
             )
         precision = "int8" if file.name == FILES["int8"] else "fp32"
         self.description = f"ONNX Runtime {version}, {precision}, CPU"

@@ -221,7 +221,7 @@ def read_model_facts(
         [run for run in runs if isinstance(run, NotRun)],
         curves,
         environments,
-        None if isinstance(export, NotRun) else export,
+        None if isinstance(export, NotRun) or not export["forms"] else export,  # not exported
         params["compare"]["confidence"],
     )
 
