@@ -20,13 +20,11 @@ from reproduce.files import UserError
 from reproduce.params import read_yaml
 from reproduce.report.analysis import (
     Calibration,
-    Point,
     Share,
     by_kind,
     by_length,
     calibration,
     kinds,
-    pareto_front,
     share,
     worst_errors,
 )
@@ -106,16 +104,6 @@ def test_the_worst_errors_are_the_most_frequent_then_the_surest() -> None:
     assert found == [(1, pytest.approx(0.7), 1), (2, 0.95, 1), (0, 0.9, 1)]
 
 
-def test_the_pareto_front() -> None:
-    def point(name: str, accuracy: float, milliseconds: float) -> Point:
-        return Point(name, accuracy, milliseconds, megabytes=1)
-
-    slow, beaten, fast = point("slow", 93, 80), point("beaten", 90, 50), point("fast", 91, 40)
-    twin, worse = point("twin", 91, 40), point("as fast, worse", 90, 40)
-    assert pareto_front([slow, beaten, fast]) == [fast, slow]
-    assert pareto_front([fast, twin, worse]) == [fast, twin]
-
-
 # --- words and numbers ----------------------------------------------------------------------------
 
 
@@ -145,7 +133,8 @@ def test_a_text_has_the_same_places_in_both_languages(key: str) -> None:
         ("pt", lambda say: say("threads", n=2), "2 threads"),
         ("en", lambda say: say.p_value(0.0004), "< 0.001"),
         ("en", lambda say: say("published_value", value="<b>"), "published &lt;b&gt;"),
-        ("pt", lambda say: say.statement({"pt": "97 % do BERT"}), "97% do BERT"),
+        ("pt", lambda say: say.statement({"pt": "97 % do BERT, `dvc repro`, de -1"}),
+         "97% do BERT, <code>dvc repro</code>, de −1"),
     ],
 )
 def test_numbers_and_texts_are_written_as_the_language_writes_them(
@@ -331,17 +320,17 @@ def test_the_pages_say_what_the_files_say(projects: dict[str, Path]) -> None:
     [
         ("one run", "Seeds that ran: distilbert 0 of 5, bert 0 of 5, minilm 1 of 5."),
         ("one run", "The sentences that minilm gets wrong in most seeds"),
-        ("one run", "The paired test needs both models with the same seed: not run."),
+        ("one run", "sentence by sentence”, because it needs both models with the same seed."),
         ("one run", "14 of 15 runs are missing"),
-        ("nothing", "No training has run yet"),
-        ("nothing", "Size and speed: not run."),
+        ("nothing", "“The worst errors”, “Environment”, because no training has run yet."),
+        ("nothing", "Left out: “Size and speed”, because it was not measured."),
         ("held out", "its 4,000 examples are held out of train"),
         ("held out", "63,349 examples to train on"),
         ("held out", "nothing published compares with it"),
         ("three classes", "CLASS_2"),
-        ("numbers", "Left out: this data set's answers are numbers"),
-        ("no error", "distilbert makes no error on these sentences."),
-        ("one sentence", "which tells neither over- nor under-confidence"),
+        ("numbers", "because this data set's answers are numbers."),
+        ("no error", "because distilbert makes no error on these sentences."),
+        ("one sentence", "distilbert is neither clearly over- nor under-confident: "),
         ("one number", "pearson is not defined for seeds 1, 2"),
         ("two devices", "seeds of different kinds of device in one median (cpu: seed 1; cuda: "),
     ],
@@ -371,7 +360,7 @@ def test_a_run_of_another_recipe_is_named_and_not_shown(
     path.write_text(json.dumps(json.loads(path.read_text()) | {"recipe": "0" * 16}))
     run_stages(tmp_path / "copy", compare, report)
     english = text_of(tmp_path / "copy")
-    assert "minilm-1: not run (other recipe)" in english and "No training has run yet" in english
+    assert "minilm-1: not run (other recipe)" in english and "no training has run yet" in english
 
 
 @pytest.mark.parametrize(

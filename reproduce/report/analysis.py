@@ -6,7 +6,7 @@ have the shape (seeds, n): a row a run, all of one model on the same n sentences
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,16 +52,6 @@ class Calibration:
         """over, under, or unclear where the mean confidence lies in the accuracy's interval."""
         low, high = self.accuracy.interval
         return "over" if self.confidence > high else "under" if self.confidence < low else "unclear"
-
-
-@dataclass(frozen=True)
-class Point:
-    """A model's accuracy in percent, milliseconds a sentence at batch size 1, megabytes."""
-
-    name: str
-    accuracy: float
-    milliseconds: float
-    megabytes: float
 
 
 def share(correct: "Array", confidence: float) -> Share:
@@ -135,14 +125,3 @@ def worst_errors(
         answer = int(np.bincount(predicted[at, row].astype(int)).argmax())
         errors.append((-int(at.sum()), -float(probability[at, row].mean()), int(row), answer))
     return [(row, -sure, answer) for _, sure, row, answer in sorted(errors)]
-
-
-def pareto_front(points: Iterable[Point]) -> list[Point]:
-    """The points that no other one beats in both accuracy and time. Fastest first."""
-    front: list[Point] = []
-    for point in sorted(points, key=lambda point: (point.milliseconds, -point.accuracy)):
-        best = front[-1] if front else None
-        twin = best and (point.accuracy, point.milliseconds) == (best.accuracy, best.milliseconds)
-        if best is None or point.accuracy > best.accuracy or twin:
-            front.append(point)
-    return front

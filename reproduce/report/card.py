@@ -46,22 +46,21 @@ epoch: nothing was selected on the validation set. Texts are cut to {recipe[max_
 
 {settings}
 
+Trained in {environment[precision]}, because {environment[precision_reason]}, on {machine}, by
+Python {environment[python]}, PyTorch {environment[packages][torch]}.
+
 ## Scores
 
 On {where}.
 
 {scores}
 
-## Environment
-
-{environment}
-
 ## Limits
 
 - English, and texts like those above: nothing was measured on others.
 - One training run: how far seeds lie apart is not in the interval above.
 - What the base checkpoint learned from its own data, biases included, may still be there.
-- {limits}
+- {score_limit}
 
 ## Licence
 
@@ -81,13 +80,6 @@ def write_card(run: Run, environment: dict[str, Any], dataset: Dataset, model: M
     return path
 
 
-def measured_parts(run: Run) -> list[dict[str, Any]]:
-    """The metrics on the validation set and, of MNLI, on the second one."""
-    if not (part := run.mismatched):
-        return [run.measured]
-    return [run.measured, measure(part.logits, part.labels, run.labels, run.metrics)]
-
-
 def card_metadata(run: Run, dataset: Dataset, model: Model) -> "ModelCardData":
     """What the Hub reads: base model, licence, data, and every metric that is defined."""
     from huggingface_hub import ModelCardData
@@ -96,7 +88,7 @@ def card_metadata(run: Run, dataset: Dataset, model: Model) -> "ModelCardData":
     splits = (dataset.validation, dataset.validation_mismatched)
     results = [
         result
-        for measured, split in zip(measured_parts(run), splits, strict=False)
+        for measured, split in zip(_measured(run), splits, strict=False)
         if split
         for result in eval_results(run, measured, split, data)
     ]
@@ -144,6 +136,9 @@ def card_text(run: Run, environment: dict[str, Any], dataset: Dataset, model: Mo
     settings = [[key.replace("_", " "), str(recipe["finetune"][key])] for key in
                 sorted(recipe["finetune"])]  # fmt: skip
     where = "examples held out of train" if held_out else "examples, the whole validation set"
+    score_limit = "Probabilities were not calibrated, and nothing was scored on the test set."
+    if held_out:
+        score_limit = "Scored on sentences held out of train: a run for choosing hyperparameters."
     return CARD.format(
         run=run,
         recipe=recipe,
@@ -157,8 +152,9 @@ def card_text(run: Run, environment: dict[str, Any], dataset: Dataset, model: Mo
         settings=markdown_table([["parameter", "value"], *settings]),
         where=f"{n:,} {where}",
         scores=_scores(run),
-        environment=_environment(environment),
-        limits=_limits(dataset, held_out),
+        environment=environment,
+        machine=environment["gpu"] or environment["cpu"],
+        score_limit=score_limit,
         license=model.license,
     )
 
@@ -173,16 +169,23 @@ def _place(sources: tuple[Source, ...], kind: str = "") -> str:
 
 
 def _usage(dataset: Dataset) -> str:
-    pair = '{"text": "A man sleeps.", "text_pair": "Nobody is awake."}'
-    example = '"a gripping film"' if len(dataset.columns) == 1 else pair
+    pair = len(dataset.columns) > 1
+    example = '{"text": "A man.", "text_pair": "Nobody."}' if pair else '"a gripping film"'
     options = "" if dataset.labels else ', function_to_apply="none"'
     make = f'classify = pipeline("text-classification", model=model{options})'
     return f"{make}\nprint(classify({example}))"
 
 
+def _measured(run: Run) -> list[dict[str, Any]]:
+    """The metrics on the validation set and, of MNLI, on the second one."""
+    part = run.mismatched
+    second = [measure(part.logits, part.labels, run.labels, run.metrics)] if part else []
+    return [run.measured, *second]
+
+
 def _scores(run: Run) -> str:
     rows = [["metric", "value", f"{CONFIDENCE:.0%} interval (Wilson)", "examples"]]
-    for measured, where in zip(measured_parts(run), ("", ", mismatched genres"), strict=False):
+    for measured, where in zip(_measured(run), ("", ", mismatched genres"), strict=False):
         for metric in (*run.metrics, "loss"):
             value, interval = measured[metric], "-"
             if metric == "accuracy":
@@ -190,33 +193,4 @@ def _scores(run: Run) -> str:
                 interval = f"{low:.4f} to {high:.4f}"
             text = "not defined" if value is None else f"{value:.4f}"
             rows.append([f"{metric}{where}", text, interval, f"{measured['n']:,}"])
-    if not run.labels:
-        return markdown_table(rows)
-    confusion = run.measured["confusion"]
-    counts = [[f"**{name}**", *map(str, row.values())] for name, row in confusion.items()]
-    table = markdown_table([["", *run.labels], *counts])
-    return f"{markdown_table(rows)}\n\nLabels (rows) and answers (columns):\n\n{table}"
-
-
-def _environment(environment: dict[str, Any]) -> str:
-    """What can matter to the bits of the result."""
-    packages = sorted(environment["packages"].items())
-    rows = {
-        "computed on": f"{environment['device']}: {environment['gpu'] or environment['cpu']}",
-        "precision": f"{environment['precision']}, because {environment['precision_reason']}",
-        "threads": str(environment["threads"]),
-        "Python": environment["python"],
-        "packages": ", ".join(f"{name} {version}" for name, version in packages),
-        "not bit by bit the same": "; ".join(environment["not_deterministic"]) or "none known",
-    }
-    return markdown_table([["what", "value"], *map(list, rows.items())])
-
-
-def _limits(dataset: Dataset, held_out: bool) -> str:
-    calibrated = "The probability of an answer was not calibrated."
-    limits = [calibrated if dataset.labels else "Predictions can leave the scale."]
-    if held_out:
-        limits.append("Scored on sentences held out of train: a run for choosing hyperparameters.")
-    elif dataset.test:
-        limits.append("No score on the test set: its labels are not public.")
-    return "\n- ".join(limits)
+    return markdown_table(rows)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.report.analysis import Calibration, Point, pareto_front
+from reproduce.report.analysis import Calibration
 from reproduce.report.wording import Wording
 
 if TYPE_CHECKING:
@@ -151,30 +151,6 @@ def reliability(name: str, index: int, found: Calibration, say: Wording) -> str:
         _ticks(part, say)
     counts.set_yticks([0, 50, 100])
     return _svg(figure, f"reliability-{name}")
-
-
-def pareto(points: Sequence[Point | None], say: Wording) -> str:
-    """Accuracy against time; area is the model's size. None keeps the colour of one unmeasured."""
-    figure, axes = _canvas(WIDTH, 2.8)
-    measured = [point for point in points if point]
-    front = pareto_front(measured)
-    line = {"drawstyle": "steps-post", "linestyle": DASHED, "linewidth": 1, "color": MUTED}
-    axes.plot([p.milliseconds for p in front], [p.accuracy for p in front], zorder=1, **line)
-    largest = max(point.megabytes for point in measured)
-    for index, point in enumerate(points):
-        if point is None:
-            continue
-        look, place = _look(index), (point.milliseconds, point.accuracy)
-        axes.scatter(*place, s=260 * point.megabytes / largest, zorder=2, **look)
-        note = say.plain("point", name=point.name, megabytes=say.number(point.megabytes, 0))
-        axes.annotate(note, place, (0, 11), textcoords="offset points", ha="center")
-    axes.set(xlabel=say.plain("milliseconds"), ylabel=say.plain("accuracy_percent"))
-    low, high = (limit(point.accuracy for point in measured) for limit in (min, max))
-    room = max(high - low, 1.0)
-    axes.set(ylim=(low - 0.3 * room, high + 0.4 * room))
-    axes.set(xlim=(0, 1.25 * max(point.milliseconds for point in measured)))
-    _ticks(axes, say, y=0 if room > 4 else 1)
-    return _svg(figure, "pareto")
 
 
 def _look(index: int) -> dict[str, Any]:

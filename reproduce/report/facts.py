@@ -11,7 +11,7 @@ from reproduce.files import UserError, read_json
 from reproduce.inputs.catalog import Dataset, on_the_hub, read_dataset, read_model
 from reproduce.inputs.sentences import read_tsv
 from reproduce.params import PARAMS, Finetune, read_yaml
-from reproduce.report.analysis import Calibration, Point, calibration, share, worst_errors
+from reproduce.report.analysis import Calibration, calibration, share, worst_errors
 from reproduce.training.recipe import read_recipe
 from reproduce.verdict.published import Published, read_published
 from reproduce.verdict.runs import NotRun, Run, read_export, read_runs, recipe_of, split_of
@@ -154,18 +154,6 @@ class Facts:
                     [(int(count[row]), runs) for count, runs in wrong])
             for row, sure, answer in worst_errors(labels, shown.predicted, shown.probability)
         ]  # fmt: skip
-
-    @property
-    def points(self) -> list[Point | None]:
-        """A model's accuracy, time and size, None where one was not measured."""
-        speed, points = self.speed or {"models": {}}, []
-        for model in self.models:
-            found, median, point = speed["models"].get(model.name), model.median, None
-            if found and median is not None:
-                milliseconds = 1000 * found["seconds"] / speed["sentences"]
-                point = Point(model.name, median, milliseconds, found["bytes"] / 1e6)
-            points.append(point)
-        return points
 
 
 def read_facts() -> Facts:

@@ -1,5 +1,6 @@
 """The pages of one language: its charts, and what is put together from texts and facts."""
 
+import statistics
 from typing import Any
 
 from reproduce.inputs.catalog import on_the_hub
@@ -74,8 +75,9 @@ def draw(facts: Facts, say: Wording) -> Figures:
             for name in ("lengths", "kinds"):
                 rows = group_rows(facts, facts.texts, name, say)
                 add(name, charts.dots(name, rows, say.plain("accuracy_percent"), say))
-        if any(facts.points):
-            add("pareto", charts.pareto(facts.points, say), n=sum(map(bool, facts.points)))
+        if facts.speed:
+            add("speed", charts.dots("speed", [speed_rows(facts)], say.plain("ms"), say),
+                n=len(facts.speed["models"]))  # fmt: skip
     return figures
 
 
@@ -121,8 +123,21 @@ def group_rows(facts: Facts, texts: list[str], part: str, say: Wording) -> list[
     return rows
 
 
+def speed_rows(facts: Facts) -> Dots:
+    """Milliseconds a sentence of each model, from its fastest to its slowest pass."""
+    rows = []
+    for index, model in enumerate(facts.models):
+        if found := facts.speed and facts.speed["models"].get(model.name):
+            passes = [1000 * s / facts.speed["sentences"] for s in found["seconds_by_pass"]]
+            middle = statistics.median(passes)
+            rows.append(Dot(model.name, index, middle, (min(passes), max(passes))))
+    return Dots("", rows)
+
+
 def compose(facts: Facts, say: Wording) -> dict[str, Any]:
     """What the template shows that is put together from texts and facts."""
+    from markupsafe import Markup
+
     found, asked = facts.claims["claims"], len(facts.params["seeds"])
     claims = [found[name] for name in facts.published.claims if name in found]
     verdicts = [claim["verdict"] for claim in claims]
@@ -132,8 +147,8 @@ def compose(facts: Facts, say: Wording) -> dict[str, Any]:
     remarks: list[str] = []
     rules: dict[str, list[str]] = {}
     for number, claim in enumerate(claims, start=1):
-        if texts := " ".join(map(say.statement, claim["remarks"])):
-            remarks.append(f"{number}. {texts}")
+        if texts := Markup(" ").join(map(say.statement, claim["remarks"])):
+            remarks.append(Markup(f"{number}. ") + texts)  # noqa: S704 (a number)
         rules.setdefault(say.statement(claim["rule_text"]), []).append(str(number))
     return {
         "task": task,
@@ -141,15 +156,16 @@ def compose(facts: Facts, say: Wording) -> dict[str, Any]:
         "verdicts": say("verdict_summary", total=len(verdicts), **counts),
         "runs": say("runs_summary", models=", ".join(seeds)),
         "remarks": remarks,
-        "rules": [f"{', '.join(numbers)}. {rule}" for rule, numbers in rules.items()],
+        "rules": [Markup(", ").join(numbers) + ". " + rule for rule, numbers in rules.items()],
         "rates": [error_rates(facts, rule, say) for rule in ("score", "retention")],
         "score": score_name(facts, say),
         "confidence": confidence(facts, say),
-        "lacking": lacking_parts(facts, say),
+        "parts": [part for part, reason in lacking_parts(facts, say).items() if not reason],
         "setting": setting(facts, task, say),
         "scores": [text for model in facts.ran for text in score_texts(facts, model, say)],
         "calibration": calibration_texts(facts, say),
         "reference": reference_text(facts, say),
+        "size": size_text(facts, say),
         "limits": limits(facts, task, say),
         "stages": [group.split() for group in STAGES.split(", ")],
         "run": f"{facts.models[0].name}-{facts.params['seeds'][0]}",
@@ -157,15 +173,26 @@ def compose(facts: Facts, say: Wording) -> dict[str, Any]:
 
 
 def lacking_parts(facts: Facts, say: Wording) -> dict[str, str]:
-    """By part of the report, in order, why it has nothing to show; "" where it has."""
+    """By part of the report, in order, why it is left out; "" where it is not."""
+    tests = facts.claims["paired"]["mcnemar"].values()
     ran = "" if facts.ran else say("nothing_ran")
     classes = ran or ("" if facts.dataset.labels else say("no_classes"))
     texts = classes or ("" if facts.texts is not None else say("no_sentences"))
-    errors = texts or ("" if facts.errors else say("no_errors", name=facts.shown.name))
-    speed = "" if facts.speed else say("no_speed")
-    parts = {"claims": "", "rules": "", "paired": "", "setting": "", "scores": ran}
-    parts |= {"confusion": classes, "groups": texts, "errors": errors, "size": speed}
-    return parts | {"exported": "", "reference": "", "environment": ran, "limits": ""}
+    return {
+        "claims": "",
+        "rules": "",
+        "paired": "" if any(test != "not run" for test in tests) else say("paired_none"),
+        "setting": "",
+        "scores": ran,
+        "confusion": classes,
+        "groups": texts,
+        "errors": texts or ("" if facts.errors else say("no_errors", name=facts.shown.name)),
+        "size": "" if facts.speed else say("no_speed"),
+        "exported": "" if any(model.export for model in facts.models) else say("no_export"),
+        "reference": "" if facts.reference else say("reference_none"),
+        "environment": ran,
+        "limits": "",
+    }
 
 
 def error_rates(facts: Facts, rule: str, say: Wording) -> list[list[str]]:
@@ -229,7 +256,7 @@ def calibration_texts(facts: Facts, say: Wording) -> list[str]:
         values["sure"] = say.number(found.confidence, 1)
         values["accuracy"] = say.number(found.accuracy.value, 1)
         values["interval"] = say.interval(found.accuracy.interval, 1)
-        texts.append(say(found.tendency, name=model.name, **values))
+        texts.append(say(found.tendency, name=model.name, values=say("sure", **values)))
         errors.append(f"{model.name} {say.number(found.ece)}")
     return [*texts, say("ece", values=", ".join(errors))]
 
@@ -237,9 +264,19 @@ def calibration_texts(facts: Facts, say: Wording) -> list[str]:
 def reference_text(facts: Facts, say: Wording) -> str:
     """What our evaluation makes of the authors' own checkpoint."""
     if not (found := facts.reference):
-        return say("reference_not_run")
+        return ""
     values = {key: found[key] for key in ("checkpoint", "correct", "apart", "published", "source")}
     return say("reference_result", n=found["sentences"], **values)
+
+
+def size_text(facts: Facts, say: Wording) -> str:
+    """How speed was measured."""
+    if not facts.speed:
+        return ""
+    machine = facts.speed["environment"]
+    threads = say("threads", n=machine["threads"])
+    values = {"sentences": facts.speed["sentences"], "cpu": machine["cpu"]}
+    return say("size_how", threads=threads, **values)
 
 
 def limits(facts: Facts, task: str, say: Wording) -> list[str]:
@@ -247,8 +284,14 @@ def limits(facts: Facts, task: str, say: Wording) -> list[str]:
     missing = [run for model in facts.models for run in model.missing]
     asked = len(missing) + sum(len(model.runs) for model in facts.models)
     texts: list[str] = [say("limit_task", task=task)]
-    texts += map(say, ("limit_seeds", "limit_same", "limit_pins"))
+    texts += map(say, ("limit_seeds", "limit_same"))
     if missing:
-        texts.append(say("limit_missing", part=len(missing), all=asked))
+        texts.append(say("limit_missing", n=len(missing), all=asked))
     other = (run for run in missing if run.why != ABSENT)
-    return [*texts, *(f"{run.name}: {say('not_run')} ({say(run.why)})" for run in other)]
+    texts += (f"{run.name}: {say('not_run')} ({say(run.why)})" for run in other)
+    reasons: dict[str, list[str]] = {}
+    for part, reason in lacking_parts(facts, say).items():
+        if reason:
+            reasons.setdefault(reason, []).append(f"“{say(part)}”")
+    lists = ((", ".join(parts), reason) for reason, parts in reasons.items())
+    return [*texts, *(say("left_out", parts=parts, reason=reason) for parts, reason in lists)]

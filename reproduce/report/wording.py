@@ -70,6 +70,10 @@ class Wording:
         text = f"{value:g}".replace("e-0", "e-")
         return text.replace(".", ",") if self.language == "pt" else text
 
-    def statement(self, texts: Mapping[str, str]) -> str:
-        """A sentence of another file in this language, with "40%" as these pages write it."""
-        return re.sub(r"(?<=\d) %", "%", texts[self.language])
+    def statement(self, texts: Mapping[str, str]) -> "Markup":
+        """A sentence of another file, for HTML: "40%", a true minus, and `code` as code."""
+        from markupsafe import Markup, escape
+
+        text = re.sub(r"(?<=\d) %", "%", texts[self.language])
+        text = re.sub(r"(?<=\s)-(?=\d)", "\N{MINUS SIGN}", text)
+        return Markup(re.sub(r"`(.+?)`", r"<code>\1</code>", escape(text)))  # noqa: S704
