@@ -15,11 +15,11 @@ from reproduce.files import UserError, read_json, write_text
 from reproduce.inputs.catalog import DATASET_ENTRY, MODEL_ENTRIES, Dataset, Model, read_entry
 from reproduce.inputs.sentences import read_raw_data, read_tsv
 from reproduce.inputs.tokenized import TOKENIZED, read_tokenized
+from reproduce.machine import describe
 from reproduce.models.logits import predict
 from reproduce.params import Evaluate, read_section
 from reproduce.report.card import write_card
 from reproduce.training.checkpoints import forget_finished
-from reproduce.training.devices import device_in_use
 from reproduce.verdict.runs import SPLITS, Part, Run, write_run
 
 if TYPE_CHECKING:
@@ -57,9 +57,10 @@ def main() -> None:
             "data/raw and data/tokenized hold other sentences. Run `dvc repro tokenize`."
         )
     sentences = hashlib.sha256(VALIDATION.read_bytes()).hexdigest()
+    machine = describe()
     run = Run(arguments.model, arguments.seed, environment["recipe"], data.dataset,
               data.validation, data.metrics, data.labels, environment["device"],
-              environment["precision"], device_in_use()[1], sentences,
+              environment["precision"], machine["gpu"] or machine["cpu"], sentences,
               Part(as_labels(labels, data.labels), parts[0].logits), *parts[1:])  # fmt: skip
     path = write_run(run)
     # Out of DVC's cache into git, for people: as an output of finetune it could not be both.

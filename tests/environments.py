@@ -1,4 +1,4 @@
-"""For tests that run `make`: the environment that runs the tests, in place of a .venv of its own."""
+"""For tests that run `make`: the environment that runs the tests, in place of a .venv."""
 
 import contextlib
 import sys
@@ -8,7 +8,7 @@ from tools import install
 
 
 def give_environment(repository: Path) -> None:
-    """Have `make` in `repository` take the tests' environment for its .venv: nothing is installed."""
+    """Have `make` in `repository` take the tests' environment: nothing is installed."""
     venv = repository / ".venvs/tests"
     venv.mkdir(parents=True)
     for name in ("bin", "lib", "pyvenv.cfg"):

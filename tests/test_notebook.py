@@ -12,6 +12,7 @@ from nbformat.v4 import new_code_cell
 
 from conftest import ROOT, Repository, environment
 
+
 def read() -> Any:
     notebook = nbformat.read(ROOT / "notebooks/colab.ipynb", as_version=4)
     nbformat.validate(notebook)

@@ -133,8 +133,11 @@ def test_a_text_has_the_same_places_in_both_languages(key: str) -> None:
         ("pt", lambda say: say("threads", n=2), "2 threads"),
         ("en", lambda say: say.p_value(0.0004), "< 0.001"),
         ("en", lambda say: say("published_value", value="<b>"), "published &lt;b&gt;"),
-        ("pt", lambda say: say.statement({"pt": "97 % do BERT, `dvc repro`, de -1"}),
-         "97% do BERT, <code>dvc repro</code>, de −1"),
+        (
+            "pt",
+            lambda say: say.statement({"pt": "97 % do BERT, `dvc repro`, de -1"}),
+            "97% do BERT, <code>dvc repro</code>, de −1",
+        ),
     ],
 )
 def test_numbers_and_texts_are_written_as_the_language_writes_them(
