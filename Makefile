@@ -52,9 +52,9 @@ repro: check ## The real experiment: what is not up to date, with a GPU if there
 JOBS ?= 2
 
 # What the trainings share, then the trainings side by side, then the rest. Each takes a GPU of its
-# own and waits for a free one. Without a LAUNCHER each gets its share of the cores that this process
-# may use; with one, what the scheduler gives it. A run that fails (DVC says 255, at which xargs would
-# start no other) does not keep the others from being trained.
+# own and waits for a free one. Without a LAUNCHER each gets its share of the cores that this
+# process may use; with one, what the scheduler gives it. A run that fails (DVC says 255, at which
+# xargs would start no other) does not keep the others from being trained.
 define CORES_EACH
 import os
 cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
@@ -66,7 +66,8 @@ parallel: check ## Train JOBS runs at a time: make parallel JOBS=2 (docs/cluster
 	@test "$(JOBS)" -gt 0 2>/dev/null \
 	  || { echo "error: JOBS=$(JOBS) is not a number of runs, 1 or more" >&2; exit 1; }
 	dvc --wait-for-lock repro download_dataset download_tokenizer download_weights tokenize
-	@test -n "$$LAUNCHER" || export OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$(python -c "$$CORES_EACH")}; \
+	@test -n "$$LAUNCHER" \
+	  || export OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$(python -c "$$CORES_EACH")}; \
 	  dvc stage list --name-only | grep '^finetune@' \
 	  | xargs -P $(JOBS) -I{} sh -c 'dvc --wait-for-lock repro -s {} || exit 1' \
 	  || { echo "error: not all trainings ended (see above); the same command goes on with them" >&2; \
@@ -94,7 +95,7 @@ remote: environment ## Set this clone's DVC remote: make remote URL=s3://bucket/
 push: environment ## Push all results to the remote, with what a restore needs
 	@python -m tools.remotes push
 
-fsck: environment ## Hash all of DVC's cache, name what is damaged (REMOTE=1: the remote's; DELETE=1)
+fsck: environment ## Hash DVC's cache, name what is damaged (REMOTE=1: the remote's; DELETE=1)
 	@python -m tools.fsck $(if $(REMOTE),--remote) $(if $(DELETE),--delete)
 
 table: environment ## The experiments side by side: make table KEEP='minilm|finetune.batch_size'
