@@ -24,7 +24,8 @@ LIBRARIES = ("torch.onnx", "datasets", "evaluate", "onnxscript", "scipy.stats", 
 
 
 def serve(place: str) -> None:
-    """Answer requests, each in a fork, until killed."""
+    """Answer requests, each in a fork, until killed, or until the tests end, however they do."""
+    parent = os.getppid()
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE"):
         os.environ[name] = "1"  # as the stages do; read when the libraries are imported
     for name in LIBRARIES:
@@ -34,9 +35,14 @@ def serve(place: str) -> None:
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server.bind(place)
     server.listen()
+    server.settimeout(5)
     print("ready", flush=True)
-    while True:
-        connection, _ = server.accept()
+    while os.getppid() == parent:
+        try:
+            connection, _ = server.accept()
+        except TimeoutError:
+            continue
+        connection.setblocking(True)
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             answer(connection)
