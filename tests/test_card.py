@@ -156,12 +156,6 @@ def test_a_second_validation_set_has_its_own_rows() -> None:
     assert found[2] == ("validation_mismatched", 0.5)
 
 
-@pytest.mark.parametrize("name", PARAMS["models"])
-def test_the_catalog_knows_every_licence(name: str) -> None:
-    # Read on the Hub, checkpoint by checkpoint.
-    assert read_model(name, ROOT / "catalog.yaml").license == "apache-2.0"
-
-
 @pytest.mark.slow
 def test_the_example_in_the_card_runs_in_its_folder(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

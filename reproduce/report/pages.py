@@ -164,8 +164,6 @@ def compose(facts: Facts, say: Wording) -> dict[str, Any]:
         "setting": setting(facts, task, say),
         "scores": [text for model in facts.ran for text in score_texts(facts, model, say)],
         "calibration": calibration_texts(facts, say),
-        "reference": reference_text(facts, say),
-        "size": size_text(facts, say),
         "limits": limits(facts, task, say),
         "stages": [group.split() for group in STAGES.split(", ")],
         "run": f"{facts.models[0].name}-{facts.params['seeds'][0]}",
@@ -178,21 +176,14 @@ def lacking_parts(facts: Facts, say: Wording) -> dict[str, str]:
     ran = "" if facts.ran else say("nothing_ran")
     classes = ran or ("" if facts.dataset.labels else say("no_classes"))
     texts = classes or ("" if facts.texts is not None else say("no_sentences"))
-    return {
-        "claims": "",
-        "rules": "",
-        "paired": "" if any(test != "not run" for test in tests) else say("paired_none"),
-        "setting": "",
-        "scores": ran,
-        "confusion": classes,
-        "groups": texts,
-        "errors": texts or ("" if facts.errors else say("no_errors", name=facts.shown.name)),
-        "size": "" if facts.speed else say("no_speed"),
-        "exported": "" if any(model.export for model in facts.models) else say("no_export"),
-        "reference": "" if facts.reference else say("reference_none"),
-        "environment": ran,
-        "limits": "",
-    }
+    errors = texts or ("" if facts.errors else say("no_errors", name=facts.shown.name))
+    pairs = "" if any(test != "not run" for test in tests) else say("paired_none")
+    export = "" if any(model.export for model in facts.models) else say("no_export")
+    parts = {"claims": "", "rules": "", "paired": pairs, "setting": "", "scores": ran}
+    parts |= {"confusion": classes, "groups": texts, "errors": errors}
+    parts |= {"size": "" if facts.speed else say("no_speed"), "exported": export}
+    reference = "" if facts.reference else say("reference_none")
+    return parts | {"reference": reference, "environment": ran, "limits": ""}
 
 
 def error_rates(facts: Facts, rule: str, say: Wording) -> list[list[str]]:
@@ -240,11 +231,6 @@ def score_texts(facts: Facts, model: Model, say: Wording) -> list[str]:
     if len(kinds) > 1:
         devices = "; ".join(f"{kind}: {say.seeds(seeds)}" for kind, seeds in kinds.items())
         texts.append(say("mixed_devices", name=name, devices=devices))
-    if model.curves:
-        last = [float(curve[-1, 1]) for curve in model.curves.values()]
-        texts.append(say("curve_end", name=name, loss=say.interval((min(last), max(last)), 3)))
-    if absent := [run.seed for run in model.runs if run.seed not in model.curves]:
-        texts.append(say("no_curve", name=name, seeds=say.seeds(absent)))
     return texts
 
 
@@ -259,24 +245,6 @@ def calibration_texts(facts: Facts, say: Wording) -> list[str]:
         texts.append(say(found.tendency, name=model.name, values=say("sure", **values)))
         errors.append(f"{model.name} {say.number(found.ece)}")
     return [*texts, say("ece", values=", ".join(errors))]
-
-
-def reference_text(facts: Facts, say: Wording) -> str:
-    """What our evaluation makes of the authors' own checkpoint."""
-    if not (found := facts.reference):
-        return ""
-    values = {key: found[key] for key in ("checkpoint", "correct", "apart", "published", "source")}
-    return say("reference_result", n=found["sentences"], **values)
-
-
-def size_text(facts: Facts, say: Wording) -> str:
-    """How speed was measured."""
-    if not facts.speed:
-        return ""
-    machine = facts.speed["environment"]
-    threads = say("threads", n=machine["threads"])
-    values = {"sentences": facts.speed["sentences"], "cpu": machine["cpu"]}
-    return say("size_how", threads=threads, **values)
 
 
 def limits(facts: Facts, task: str, say: Wording) -> list[str]:

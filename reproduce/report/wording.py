@@ -76,4 +76,4 @@ class Wording:
 
         text = re.sub(r"(?<=\d) %", "%", texts[self.language])
         text = re.sub(r"(?<=\s)-(?=\d)", "\N{MINUS SIGN}", text)
-        return Markup(re.sub(r"`(.+?)`", r"<code>\1</code>", escape(text)))  # noqa: S704
+        return Markup(re.sub(r"`(.+?)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704

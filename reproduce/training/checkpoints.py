@@ -143,6 +143,6 @@ def check_disk(model: "PreTrainedModel", checkpoints: Path, model_out: Path) -> 
         if free < needed:
             raise UserError(
                 f"not enough disk: {place} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
-                "free. Make room (`dvc gc -w` drops cached results that this workspace does not "
-                "use; `make clean-checkpoints`) and run again."
+                "free. Make room (`make clean-checkpoints`; `dvc gc --all-branches --all-tags "
+                "--all-experiments` deletes cached results that none of these names) and run again."
             )
