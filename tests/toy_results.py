@@ -98,7 +98,7 @@ def toy_results(
 def write_sentences(folder: Path, count: int, classes: int, pairs: bool) -> np.ndarray:
     """data/raw/validation.tsv in GLUE's form; the labels, numbers if there are no classes."""
     draw = random.Random(5)
-    texts = [" ".join(draw.choices(TEXT.split(), k=draw.randint(2, 40))) for _ in range(count)]
+    texts = [" ".join(draw.choices(WORDS, k=draw.randint(2, 40))) for _ in range(count)]
     numbers = [draw.randrange(classes) if classes else round(draw.uniform(0, 5), 2) for _ in texts]
     head = ["sentence1", "sentence2", "label"] if pairs else ["sentence", "label"]
     rows = [[text, text[::-1], str(n)] if pairs else [text, str(n)]
