@@ -424,19 +424,3 @@ def test_in_a_browser(browser: Any, projects: dict[str, Path], case: str, name: 
     assert pages == slides if "slides" in name else 3 <= pages <= 12, pages
     levels = [entry["level"] for entry in browser.get_log("browser")]
     assert not {"SEVERE", "WARNING"} & set(levels)
-
-
-@pytest.mark.browser
-@pytest.mark.slow
-def test_slides_turn_by_the_arrow_keys(browser: Any, projects: dict[str, Path]) -> None:
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.common.keys import Keys
-
-    size = {"width": 1280, "height": 720, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "screen"})
-    browser.get((projects["everything"] / "report/slides.html").as_uri())
-    body = browser.find_element(By.TAG_NAME, "body")
-    for key, place in ((Keys.ARROW_RIGHT, 1), (Keys.PAGE_DOWN, 2), (Keys.ARROW_UP, 1)):
-        body.send_keys(key)
-        assert browser.execute_script("return Math.round(scrollY / innerHeight)") == place
