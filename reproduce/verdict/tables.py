@@ -47,7 +47,7 @@ def results(claims: dict[str, Any], medians: str, published: Published, language
     parts = [markdown_table(rows)] if rows[1:] else []
     if medians:
         task = published.titles.get(claims["dataset"], claims["dataset"])
-        about = {"metric": claims["metric"], "task": task, "split": claims["split"]}
+        about = {"metric": claims["metric"], "task": task, "split": say(claims["split"])}
         parts.append(say("medians", models=medians, sentences=claims["sentences"], **about))
     parts += [say(line, claims="; ".join(said)) for line, said in not_run.items() if said]
     if unclear := [c for c in claims["claims"].values() if c["verdict"] == "inconclusive"]:
