@@ -167,7 +167,7 @@ def test_an_experiment_leaves_the_workspace_as_it_is(copy: Repository) -> None:
     [
         ({"models": ["tiny", "foo"]}, "foo"),
         ({"models": []}, "empty"),
-        ({"seeds": [1, 1]}, "1 listed more than once"),
+        ({"seeds": [1, 1]}, "listed more than once: 1"),
         ({"seeds": ["1; touch pwned"]}, "1; touch pwned"),
         ({"dataset": "imdb"}, "imdb"),
     ],
