@@ -14,6 +14,10 @@ DEMO = {
     "en": "On two CPU cores: {seconds} s, accuracy {scores}; half of the sentences are positive.",
     "pt": "Em dois núcleos: {seconds} s, acurácia de {scores}; metade das frases é positiva.",
 }
+NONE = {
+    "en": "No training has been run with this code yet.",
+    "pt": "Nenhum treinamento foi executado com este código ainda.",
+}
 HEADS = {
     "en": ("model", "device", "precision", "runs", "minutes a run", "memory, GB"),
     "pt": ("modelo", "dispositivo", "precisão", "execuções", "minutos por execução", "memória, GB"),
@@ -36,6 +40,8 @@ def trainings(language: str) -> str:
         run = json.loads(path.read_text(encoding="utf-8"))
         group = (path.stem.rsplit("-", 1)[0], run["gpu"] or run["cpu"], run["precision"])
         groups.setdefault(group, []).append((run["seconds"] / 60, run["peak_memory_mb"] / 1000))
+    if not groups:
+        return NONE[language]
     rows: list[tuple[str, ...]] = [HEADS[language]]
     for group, runs in groups.items():
         medians = (round(statistics.median(column), 1) for column in zip(*runs, strict=True))
