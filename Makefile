@@ -50,6 +50,7 @@ repro: check ## The real experiment: what is not up to date, with a GPU if there
 
 # How many at a time, here and in the tests.
 JOBS ?= 2
+export JOBS
 
 # What the trainings share, then the trainings side by side, then the rest. Each takes a GPU of its
 # own and waits for a free one. Without a LAUNCHER each gets its share of the cores that this
@@ -58,18 +59,18 @@ JOBS ?= 2
 define CORES_EACH
 import os
 cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
-print(max(1, len(cores) // $(JOBS)))
+print(max(1, len(cores) // int(os.environ["JOBS"])))
 endef
 export CORES_EACH
 
 parallel: check ## Train JOBS runs at a time: make parallel JOBS=2 (docs/cluster.md: on a cluster)
-	@test "$(JOBS)" -gt 0 2>/dev/null \
-	  || { echo "error: JOBS=$(JOBS) is not a number of runs, 1 or more" >&2; exit 1; }
+	@test "$$JOBS" -gt 0 2>/dev/null \
+	  || { echo "error: JOBS=$$JOBS is not a number of runs, 1 or more" >&2; exit 1; }
 	dvc --wait-for-lock repro download_dataset download_tokenizer download_weights tokenize
 	@test -n "$$LAUNCHER" \
 	  || export OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$(python -c "$$CORES_EACH")}; \
 	  dvc stage list --name-only | grep '^finetune@' \
-	  | xargs -P $(JOBS) -I{} sh -c 'dvc --wait-for-lock repro -s {} || exit 1' \
+	  | xargs -P "$$JOBS" -I{} sh -c 'dvc --wait-for-lock repro -s {} || exit 1' \
 	  || { echo "error: not all trainings ended (see above); the same command goes on with them" >&2; \
 	       exit 1; }
 	dvc --wait-for-lock repro
@@ -105,7 +106,7 @@ submission: environment ## Predict the test set for GLUE's server: make submissi
 	@python -m tools.submission --model="$$MODEL"
 
 # A file's tests share what they made, so one worker runs them, in the order of tests/conftest.py.
-PYTEST := python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+PYTEST := python -m pytest -n "$$JOBS" --dist loadfile --no-loadscope-reorder
 
 test: environment ## The tests but for the slow ones: no network, no Hub, no GPU
 	$(PYTEST) -m "not slow"
