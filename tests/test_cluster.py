@@ -1,5 +1,6 @@
 """A study spread over a real Slurm: one node of two CPUs, started and stopped by this test."""
 
+import contextlib
 import os
 import shutil
 import socket
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from conftest import Repository, load_yaml
@@ -109,6 +111,10 @@ def slurm() -> Iterator[dict[str, str]]:
             process.terminate()
         for process in reversed(running):
             process.wait(30)
+        for step in psutil.process_iter(["name"]):  # a step's keeper may outlive its slurmd
+            with contextlib.suppress(psutil.Error):
+                if step.info["name"] == "slurmstepd" and str(folder) in str(step.environ()):
+                    step.kill()
         shutil.rmtree(folder)
 
 
