@@ -222,6 +222,8 @@ def _unpack(path: Path, source: Source, label: str, files: Files, into: Path) ->
         with zipfile.ZipFile(path) as wheel:
             if missing := sorted(set(members.values()) - set(wheel.namelist())):
                 raise Unavailable(f"the wheel has no {missing[0]}")
+            if bad := wheel.testzip():  # all of it: the next stage may want other files
+                raise zipfile.BadZipFile(f"{bad} does not have its checksum")
             read = {name: wheel.read(member) for name, member in members.items()}
     except (MemoryError, Unavailable):
         raise
