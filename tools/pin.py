@@ -5,13 +5,13 @@ Run as: python -m tools.pin --dataset mine       (make pin DATASET=mine)
 
 What is written: bytes and sha256 of each file, and the rows of a dataset's splits. The files are
 those of the entry's first source, a repository on the Hub at its revision or a folder. What the
-Hub sends is held against the checksum that it states. A dataset is read as strictly as the pipeline
-reads it. Lines are added, none is changed: what is pinned already is compared.
+Hub sends of files in Git LFS is held against the sha256 that it states. A dataset is read as
+strictly as the pipeline reads it. Lines are added, none is changed: what is pinned already is
+compared.
 """
 
 import argparse
 import contextlib
-import hashlib
 import io
 import shutil
 import tempfile
@@ -83,11 +83,12 @@ def dataset_facts(entry: Entry, place: str) -> dict[str, Entry]:
 
 def model_facts(entry: Entry, place: str) -> dict[str, Entry]:
     """The pins of the tokenizer's files and of the weights; the entry may be its sources alone."""
-    if not entry.get("sources"):
+    sources = entry.get("sources")
+    if not sources or not isinstance(sources, list):
         raise UserError(f"{place} has no sources. Write them first: `sources:` and one source.")
     if {"tokenizer", "weights"} & set(entry):
         validate(Model, entry, place)
-    source = validate(Source, entry["sources"][0], f"{place}.sources.0")
+    source = validate(Source, sources[0], f"{place}.sources.0")
     parts = {"tokenizer": entry.get("tokenizer", TOKENIZER_FILES), "weights": [WEIGHTS]}
     return {p: {f: pin_of(locate("model", source, f)) for f in parts[p]} for p in parts}
 
@@ -114,13 +115,9 @@ def locate(kind: Kind, source: Source, name: str) -> Path:
             f"{source}: {error}. Nothing was written. Correct the entry's first source, connect to "
             "the network, or set HF_ENDPOINT to a mirror of the Hub, and run again."
         ) from error
-    # The client names what it keeps by the Hub's word: sha256 (Git LFS), else git's blob id.
+    # The client names what it keeps by the Hub's word: of a file in Git LFS its sha256.
     stated, found = path.resolve().name, sha256(path)
-    if len(stated) == 40:
-        content = path.read_bytes()
-        blob = b"blob %d\0" % len(content) + content
-        found = hashlib.sha1(blob, usedforsecurity=False).hexdigest()
-    if source.hub and found != stated:
+    if source.hub and len(stated) == 64 and found != stated:
         raise UserError(
             f"{source}: {name} is not what the Hub states: expected {stated}, found {found} (in "
             f"{path.resolve()}). Delete that file and run it again."
