@@ -9,29 +9,17 @@ pins stand apart, for the trainings: a new source of the same bytes is no reason
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 
 from reproduce.command import run_command
 from reproduce.files import UserError, output_directory, write_json
-from reproduce.inputs.catalog import (
-    CATALOG,
-    CHECKED,
-    DATASET_ENTRY,
-    MODEL_ENTRIES,
-    PINS,
-    Catalog,
-    Dataset,
-    Model,
-    digests,
-    read_dataset,
-    read_model,
-    write_entry,
-)
+from reproduce.inputs import catalog
 from reproduce.params import PARAMS, Finetune, Params, read_yaml, validate
 from reproduce.training.recipe import read_recipe
 from reproduce.verdict.published import PUBLISHED, Published
 
 
-def check_inputs() -> tuple[Dataset, dict[str, Model]]:
+def check_inputs() -> tuple[catalog.Dataset, dict[str, catalog.Model]]:
     """Raise `UserError` for the first input that cannot be worked with.
 
     Returns:
@@ -40,9 +28,9 @@ def check_inputs() -> tuple[Dataset, dict[str, Model]]:
     """
     data = read_yaml(PARAMS)
     params = validate(Params, data, f"{PARAMS}:")
-    dataset = read_dataset(params.dataset)
+    dataset = catalog.read_dataset(params.dataset)
     benchmarked = params.benchmark.models
-    models = {name: read_model(name) for name in [*params.models, *benchmarked]}
+    models = {name: catalog.read_model(name) for name in [*params.models, *benchmarked]}
     for name in params.models:
         read_recipe(name, data)
         if name not in benchmarked:
@@ -50,15 +38,12 @@ def check_inputs() -> tuple[Dataset, dict[str, Model]]:
                 f"{PARAMS}: benchmark.models lacks {name}, which `models` names. Add it there: its "
                 "tokenizer and config are downloaded for both."
             )
-    catalog = validate(Catalog, read_yaml(CATALOG), f"{CATALOG}:")
+    known = validate(catalog.Catalog, read_yaml(catalog.CATALOG), f"{catalog.CATALOG}:")
     for role in ("teacher", "student"):
-        _refuse_unknown(f"compare.{role}", getattr(params.compare, role), catalog.models)
-    for section, entries, known in (
-        ("tasks", params.tasks, catalog.datasets),
-        ("overrides", params.overrides, catalog.models),
-    ):
-        for name, changes in entries.items():  # those of other experiments too
-            _refuse_unknown(f"{section}.{name}", name, known)
+        _refuse_unknown(f"compare.{role}", getattr(params.compare, role), known.models)
+    for section, entries in (("tasks", known.datasets), ("overrides", known.models)):
+        for name, changes in data[section].items():  # those of other experiments too
+            _refuse_unknown(f"{section}.{name}", name, entries)
             merged = data["finetune"] | changes
             validate(Finetune, merged, f"{PARAMS}: finetune with {section}.{name}")
     validate(Published, read_yaml(PUBLISHED), f"{PUBLISHED}:")
@@ -67,9 +52,9 @@ def check_inputs() -> tuple[Dataset, dict[str, Model]]:
 
 def _refuse_unknown(place: str, name: str, known: Mapping[str, object]) -> None:
     if name not in known:
-        listed = ", ".join(sorted(known))
         raise UserError(
-            f"{PARAMS}: {place}: {CATALOG} has no {name}, it has {listed}. Correct it or remove it."
+            f"{PARAMS}: {place}: {catalog.CATALOG} has no {name}, it has "
+            f"{', '.join(sorted(known))}. Correct it or remove it."
         )
 
 
@@ -79,13 +64,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
     dataset, models = check_inputs()
-    with output_directory(CHECKED) as out:
-        write_entry(out / DATASET_ENTRY.name, dataset)
-        write_json(out / PINS.name / "dataset.json", digests(dataset.pins()))
-        for name, model in models.items():
-            write_entry(out / MODEL_ENTRIES.name / f"{name}.json", model)
-            write_json(out / PINS.name / f"{name}.json", digests(model.tokenizer | model.weights))
-    print(f"{PARAMS}, {CATALOG} and {PUBLISHED} are fine")
+    entries: dict[Path, catalog.Dataset | catalog.Model] = {catalog.DATASET_ENTRY: dataset}
+    entries |= {catalog.MODEL_ENTRIES / f"{name}.json": model for name, model in models.items()}
+    with output_directory(catalog.CHECKED) as out:
+        for path, entry in entries.items():
+            place = out / path.relative_to(catalog.CHECKED)
+            write_json(place, entry.model_dump(mode="json", exclude_none=True))
+            write_json(out / catalog.PINS.name / path.name, catalog.digests(entry.pins()))
+    print(f"{PARAMS}, {catalog.CATALOG} and {PUBLISHED} are fine")
 
 
 if __name__ == "__main__":

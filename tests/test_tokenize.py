@@ -1,6 +1,5 @@
 """Tokenising: the tokenizer's own ids, cut and unpadded; what cannot be padded or loaded."""
 
-import contextlib
 import io
 import json
 import shutil
@@ -12,6 +11,8 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
+from tokenizers import ByteLevelBPETokenizer
+from tokenizers.processors import RobertaProcessing
 
 from conftest import Here, Repository
 from reproduce.files import UserError
@@ -32,41 +33,33 @@ PAIRS = [f"{a}\t{b}" for a, b in zip(FIRST, SECOND, strict=True)]
 LABELS = [1, 0, 1, 0]
 
 
-def test_ids_are_the_tokenizer_s_own_and_unpadded(tiny_model: Path) -> None:
-    tokenizer = load_tokenizer(tiny_model)
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model: Path) -> Any:
+    return load_tokenizer(tiny_model)
+
+
+def test_ids_are_the_tokenizer_s_own_and_unpadded(tokenizer: Any) -> None:
     tokenized = tokenize_split(tokenizer, SENTENCES, LABELS, NAMES, 128, token_types=True)
-    ids = list(tokenized["input_ids"])
     assert tokenized.column_names == ["input_ids", "label"]
+    ids = list(tokenized["input_ids"])
     assert ids == [tokenizer(sentence)["input_ids"] for sentence in SENTENCES]
-    # And they are a real WordPiece tokenizer's: words whole, others in pieces, unknown ones [UNK].
-    tokens = [tokenizer.convert_ids_to_tokens(row) for row in ids]
-    assert tokens[1] == ["[CLS]", "x", *["##x"] * 39, "[SEP]"]
-    assert tokens[3].count("[UNK]") == 3  # the dash and two characters
 
 
-def test_long_sentences_are_cut_at_max_length_and_still_end_in_sep(tiny_model: Path) -> None:
-    tokenizer = load_tokenizer(tiny_model)
-    rows = list(
-        tokenize_split(tokenizer, [*SENTENCES, "x " * 200_000], [0] * 5, NAMES, 10)["input_ids"]
-    )
-    whole = tokenizer(SENTENCES[1])["input_ids"]
-    assert rows[1] == [*whole[:9], tokenizer.sep_token_id]
-    assert max(map(len, rows)) == len(rows[4]) == 10
+def test_long_sentences_are_cut_at_max_length_and_still_end_in_sep(tokenizer: Any) -> None:
+    sentences = [SENTENCES[1], "x " * 200_000]
+    cut, long = tokenize_split(tokenizer, sentences, [0, 0], NAMES, 10)["input_ids"]
+    assert cut == [*tokenizer(SENTENCES[1])["input_ids"][:9], tokenizer.sep_token_id]
+    assert len(long) == 10
 
 
 @pytest.mark.parametrize("max_length", [128, 21])
-def test_pairs_are_what_the_tokenizer_makes_of_two_texts(tiny_model: Path, max_length: int) -> None:
-    tokenizer = load_tokenizer(tiny_model)
+def test_pairs_are_what_the_tokenizer_makes_of_two_texts(tokenizer: Any, max_length: int) -> None:
     directly = tokenizer(FIRST, SECOND, truncation=True, max_length=max_length)
     typed = tokenize_split(tokenizer, PAIRS, LABELS, NAMES, max_length, token_types=True)
     assert list(typed["input_ids"]) == directly["input_ids"]
     assert list(typed["token_type_ids"]) == directly["token_type_ids"]
     plain = tokenize_split(tokenizer, PAIRS, LABELS, NAMES, max_length)  # DistilBERT: no types
     assert plain.column_names == ["input_ids", "label"]
-    # By hand: [CLS] first [SEP] second [SEP], type 1 from behind the first [SEP].
-    tokens = tokenizer.convert_ids_to_tokens(typed["input_ids"][0])
-    cut = tokens.index("[SEP]")
-    assert typed["token_type_ids"][0] == [0] * (cut + 1) + [1] * (len(tokens) - cut - 1)
 
 
 def test_a_sentence_without_a_token_is_refused(tiny_model: Path) -> None:
@@ -111,15 +104,15 @@ def test_what_is_read_is_what_was_written(here: Here, monkeypatch: pytest.Monkey
     assert Features.from_arrow_schema(schema)["label"] == ClassLabel(names=NAMES)
 
 
-@pytest.mark.parametrize("damage", [b"x", None])
+@pytest.mark.parametrize(("damage", "state"), [(b"x", "damaged"), (None, "missing")])
 def test_a_damaged_or_missing_split_is_one_message(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes | None, state: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if damage:
         Path("data/tokenized/m").mkdir(parents=True)
         Path("data/tokenized/m/train.parquet").write_bytes(damage)
-    with pytest.raises(UserError, match=r"train\.parquet is (damaged|missing).* `dvc "):
+    with pytest.raises(UserError, match=rf"train\.parquet is {state}.* `dvc "):
         read_tokenized("m", "train")
 
 
@@ -156,25 +149,28 @@ def test_a_tokenizer_that_contradicts_its_config_is_refused(
 ) -> None:
     edit(folder / "tokenizer.json", change)
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="contradict each other in normalizer"):
+    with pytest.raises(UserError, match="contradict each other: of"):
         load_tokenizer(folder)
 
 
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff"])
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
-@pytest.mark.parametrize("content", [None, b"", b"[]", b"\xff"])
 def test_a_tokenizer_that_cannot_be_read_is_one_message(
-    folder: Path, name: str, content: bytes | None
+    folder: Path, name: str, content: bytes
 ) -> None:
-    (folder / name).unlink()
-    if content is not None:
-        (folder / name).write_bytes(content)
-    elif name == "tokenizer_config.json":
-        return  # tokenizer.json says enough
-    with pytest.raises(UserError, match=f"^{folder} "):
+    (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"^{folder} holds no fast tokenizer that"):
+        load_tokenizer(folder)
+
+
+def test_a_model_without_a_fast_tokenizer_is_one_message(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=f"^{folder} has no tokenizer.json"):
         load_tokenizer(folder)
 
 
 UNFIT: dict[str, tuple[str, dict[str, Any], str]] = {
+    "architecture": ("config", {"model_type": "unheard-of"}, "transformers cannot read it"),
     "left": ("tokenizer_config", {"padding_side": "left"}, "its tokenizer pads on the left"),
     "no pad": ("tokenizer_config", {"pad_token": None}, "its tokenizer has no padding token"),
     "rows": ("config", {"vocab_size": 50}, r"its tokenizer has a token of id \d+, and the model"),
@@ -195,12 +191,6 @@ def test_what_the_model_cannot_take_is_refused_by_name(
     assert str(folder) in str(error.value)
 
 
-def test_an_architecture_that_is_not_known_is_one_message(folder: Path) -> None:
-    edit(folder / "config.json", lambda data: data.update(model_type="unheard-of"))
-    with pytest.raises(UserError, match=r"config\.json: transformers cannot read it"):
-        refuse_unfit(load_tokenizer(folder), folder, 128)
-
-
 def test_token_types_of_another_padding_are_refused(folder: Path) -> None:
     tokenizer = load_tokenizer(folder)
     tokenizer._pad_token_type_id = 3  # as XLNet's is
@@ -208,25 +198,20 @@ def test_token_types_of_another_padding_are_refused(folder: Path) -> None:
         refuse_unfit(tokenizer, folder, 128)
 
 
-@pytest.mark.parametrize(("positions", "fits"), [(130, True), (129, False)])
-def test_positions_may_begin_behind_the_padding_token(
-    tmp_path: Path, positions: int, fits: bool
-) -> None:
+def test_positions_may_begin_behind_the_padding_token(tmp_path: Path) -> None:
     """RoBERTa's: a tokenizer of bytes, with a post-processor of its own."""
-    from tokenizers import ByteLevelBPETokenizer
-    from tokenizers.processors import RobertaProcessing
-
     made = ByteLevelBPETokenizer()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     made.train_from_iterator(SENTENCES, vocab_size=300, special_tokens=special)
     made._tokenizer.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0))
     made.save(str(tmp_path / "tokenizer.json"))
     config = {"model_type": "roberta", "vocab_size": 400, "pad_token_id": 1}
-    config |= {"max_position_embeddings": positions}
+    config["max_position_embeddings"] = 129
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "tokenizer_config.json").write_text("{}")
     tokenizer = load_tokenizer(tmp_path)
-    with contextlib.nullcontext() if fits else pytest.raises(UserError, match="takes 127 tokens"):
+    refuse_unfit(tokenizer, tmp_path, 127)
+    with pytest.raises(UserError, match="takes 127 tokens"):
         refuse_unfit(tokenizer, tmp_path, 128)
 
 
@@ -237,11 +222,9 @@ def test_code_of_a_model_is_not_run_though_somebody_says_yes(
 ) -> None:
     """config.json may name classes in a Python file beside it (`auto_map`)."""
     mark = folder.parent / "code was run"
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": model_type, "auto_map": {"AutoConfig": "evil.Evil"}}
-    (folder / "config.json").write_text(json.dumps(config))
-    tokenizer: dict[str, Any] = {"auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}}
-    tokenizer |= {"tokenizer_class": "Evil"}
+    config = {"model_type": model_type, "auto_map": {"AutoConfig": "evil.Evil"}}
+    edit(folder / "config.json", lambda data: data.update(config))
+    tokenizer = {"auto_map": {"AutoTokenizer": ["evil.Evil"] * 2}, "tokenizer_class": "Evil"}
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     (folder / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()\nclass Evil: pass\n")
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 9))

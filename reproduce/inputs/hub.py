@@ -4,17 +4,15 @@ The Hub's client resumes, retries and waits as long as a busy Hub asks; nothing 
 """
 
 import functools
-import hashlib
 import http.client
-import ipaddress
 import logging
 import re
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from reproduce.files import UserError, out_of_space, sha256
-from reproduce.inputs.catalog import Pin, Source
+from reproduce.files import out_of_space
+from reproduce.inputs.catalog import Source
 
 Kind = Literal["dataset", "model"]
 
@@ -45,7 +43,7 @@ def download(kind: Kind, source: Source, name: str, cache: Path | None = None) -
     from huggingface_hub import hf_hub_download
 
     try:
-        _ask_once(kind, source, name)
+        _refuse_absence(kind, source, name)
         path = hf_hub_download(
             source.hub or "", name, repo_type=kind, revision=source.revision, token=_token(),
             cache_dir=cache,
@@ -57,11 +55,10 @@ def download(kind: Kind, source: Source, name: str, cache: Path | None = None) -
     return Path(path)
 
 
-def _ask_once(kind: Kind, source: Source, name: str) -> str:
-    """The checksum (ETag) that the Hub states of a file; "" if the Hub is busy.
+def _refuse_absence(kind: Kind, source: Source, name: str) -> None:
+    """Raise, in seconds, if nobody is there or no such file; a busy Hub is left to the client.
 
-    Asked before a download: that nobody is there, or no such file, is then known in seconds. The
-    client would ask an unreachable Hub for minutes.
+    The client would ask an unreachable Hub for minutes.
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
@@ -69,14 +66,14 @@ def _ask_once(kind: Kind, source: Source, name: str) -> str:
     for handler in logging.getLogger("huggingface_hub").handlers:
         handler.addFilter(_redact_record)
     url = hf_hub_url(source.hub or "", name, repo_type=kind, revision=source.revision)
+    seconds = constants.HF_HUB_ETAG_TIMEOUT  # of the environment; else 10
+    _say_once(f"asking {redact(constants.ENDPOINT)}, for at most {seconds} s if it is silent")
     try:
-        seconds = constants.HF_HUB_ETAG_TIMEOUT  # of the environment; else 10
-        _say_once(f"asking {redact(constants.ENDPOINT)}, for at most {seconds} s if it is silent")
-        return get_hf_file_metadata(url, token=_token(), timeout=seconds).etag or ""
+        get_hf_file_metadata(url, token=_token(), timeout=seconds)
     except HfHubHTTPError as error:
-        if error.response.status_code in (408, 429) or error.response.status_code >= 500:
-            return ""
-        raise
+        status = error.response.status_code
+        if status not in (408, 429) and status < 500:
+            raise
 
 
 def _redact_record(record: logging.LogRecord) -> bool:
@@ -89,11 +86,8 @@ def _token() -> Literal[False] | None:
     from huggingface_hub import constants, get_token
 
     address = urlsplit(constants.ENDPOINT)
-    try:
-        here = ipaddress.ip_address(address.hostname or "").is_loopback
-    except ValueError:
-        here = address.hostname == "localhost"
-    if address.scheme == "https" or here or not get_token():
+    this_machine = address.hostname in ("localhost", "127.0.0.1", "::1")
+    if address.scheme == "https" or this_machine or not get_token():
         return None
     _say_once(f"HF_TOKEN is not sent to {redact(constants.ENDPOINT)}, which is not encrypted")
     return False
@@ -112,8 +106,7 @@ def _reason(error: BaseException, kind: Kind, source: Source, name: str) -> str:
     while error.__cause__ is not None and getattr(error, "response", None) is None:
         error = error.__cause__
     endpoint = redact(constants.ENDPOINT)
-    response = getattr(error, "response", None)
-    if response is None:
+    if (response := getattr(error, "response", None)) is None:
         text = redact(str(error)).strip().splitlines()
         return f"{type(error).__name__}: {text[0] if text else 'no message'} [{endpoint}]"
     status = response.status_code
@@ -127,32 +120,3 @@ def _reason(error: BaseException, kind: Kind, source: Source, name: str) -> str:
         reason += f": {name} in {kind} {source.hub} at revision {source.revision}"
         reason += f" ({type(error).__name__})"
     return f"{reason} [{endpoint}]"
-
-
-def stated_pin(kind: Kind, source: Source, name: str) -> Pin:
-    """What a file is by the Hub's word; what came (or is cached) is held against that word.
-
-    The ETag of a file in Git LFS is its sha256, of any other file git's blob id.
-
-    Raises:
-        Unavailable: nobody there, no such file, no access, no checksum.
-        UserError: other bytes than the Hub states.
-    """
-    try:
-        etag = _ask_once(kind, source, name)
-    except Exception as error:
-        raise Unavailable(_reason(error, kind, source, name)) from error
-    path = download(kind, source, name)
-    size, digest = path.stat().st_size, sha256(path)
-    found = digest if len(etag) == 64 else None
-    if len(etag) == 40:  # never a large file
-        content = b"blob %d\0" % size + path.read_bytes()
-        found = hashlib.sha1(content, usedforsecurity=False).hexdigest()
-    if found is None:
-        raise Unavailable(f"it states no checksum of {name}")
-    if found != etag:
-        raise UserError(
-            f"{source}: {name} is not what the Hub states: expected {etag}, found {found} (in "
-            f"{path.resolve()}). Delete that file and run it again."
-        )
-    return Pin(bytes=size, sha256=digest)

@@ -1,32 +1,23 @@
 """data/raw: sentences with labels in GLUE's own TSV form, read strictly, written byte for byte."""
 
-import hashlib
 import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from reproduce.files import UserError
-from reproduce.params import Section, read_entry
+from reproduce.inputs.catalog import Task
+from reproduce.params import read_entry
 
 DESCRIPTION = Path("data/dataset.json")
 
 
-class RawData(Section):
+class RawData(Task):
     """data/dataset.json: what data/raw holds, in the words of catalog.yaml."""
 
     dataset: str
     splits: tuple[str, ...]  # a TSV file each
     validation: str  # what validation.tsv is: "validation", or "held out of train"
-    columns: tuple[str, ...]
-    labels: tuple[str, ...]
-    scale: tuple[float, float] | None
-    metrics: tuple[str, ...]
-
-    @property
-    def label_values(self) -> int | tuple[float, float]:
-        """The number of classes, or the range of the numbers."""
-        return self.scale or len(self.labels)
 
 
 def read_raw_data() -> RawData:
@@ -49,21 +40,22 @@ def read_tsv(
         is -1. Trailing spaces are kept: SST-2 has them.
 
     Raises:
-        UserError: naming file and line, for invalid UTF-8, a missing column, a label that cannot
+        UserError: naming file and line, for invalid UTF-8, another header, a label that cannot
             be, an empty sentence (of a pair: both).
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = path.read_bytes().removesuffix(b"\n").split(b"\n")
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing. Run `dvc repro`, which makes it.") from error
-    _refuse_header(lines[0], ["index", *columns] if labels is None else [*columns, "label"], path)
-    if lines[-1] == b"":
-        lines.pop()
+    header = "\t".join(["index", *columns] if labels is None else [*columns, "label"])
+    if lines[0] != header.encode():
+        advice = " Save it with Unix line ends (LF)." if lines[0].endswith(b"\r") else ""
+        raise UserError(f"{path}, line 1: header {lines[0][:80]!r}, expected {header!r}.{advice}")
     texts: list[str] = []
     values: list[float] = []
-    for number, raw in enumerate(lines[1:], start=2):
+    for number, line in enumerate(lines[1:], start=2):
         try:
-            fields = raw.decode("utf-8").split("\t")
+            fields = line.decode("utf-8").split("\t")
             if (count := len(fields)) != (expected := len(columns) + 1):
                 raise ValueError(f"expected {expected} columns separated by a tab, found {count}.")
             text = fields[1:] if labels is None else fields[:-1]
@@ -81,28 +73,16 @@ def read_tsv(
     return texts, values
 
 
-def _refuse_header(line: bytes, names: list[str], path: Path) -> None:
-    header = "\t".join(names)
-    if line == header.encode():
-        return
-    missing = [name for name in names if name.encode() not in line.split(b"\t")]
-    problem = f"column {missing[0]} is missing" if missing else "wrong order of columns"
-    problem = f"{problem}: found {line[:80]!r}, expected {header!r}."
-    if line.endswith(b"\r"):
-        problem = "Windows line ends (CRLF). Save it with Unix line ends (LF)."
-    raise UserError(f"{path}, line 1: {problem}")
-
-
 def _label(text: str, labels: int | tuple[float, float]) -> float:
     if isinstance(labels, int):
-        classes = [str(label) for label in range(labels)]
-        if text in classes:
+        expected = f"one of {', '.join(map(str, range(labels)))}"
+        if text in map(str, range(labels)):
             return int(text)
-        raise ValueError(f"label {text!r}, expected one of {', '.join(classes)}.")
-    low, high = labels
-    if re.fullmatch(r"-?[0-9]+(\.[0-9]{1,3})?", text) and low <= float(text) <= high:
-        return float(text)
-    expected = f"a number from {low:g} to {high:g} with at most three decimals"
+    else:
+        low, high = labels
+        expected = f"a number from {low:g} to {high:g} with at most three decimals"
+        if re.fullmatch(r"-?[0-9]+(\.[0-9]{1,3})?", text) and low <= float(text) <= high:
+            return float(text)
     raise ValueError(f"label {text!r}, expected {expected}.")
 
 
@@ -115,12 +95,12 @@ def to_tsv(
     `read_tsv` refuses it.
     """
     if labels is None:
-        header = ["index", *columns]
-        lines = [f"{index}\t{text}" for index, text in enumerate(texts)]
+        rows = ["\t".join(["index", *columns])]
+        rows += [f"{index}\t{text}" for index, text in enumerate(texts)]
     else:
-        header = [*columns, "label"]
-        lines = [f"{text}\t{_written(label)}" for text, label in zip(texts, labels, strict=True)]
-    return ("\n".join(["\t".join(header), *lines]) + "\n").encode("utf-8")
+        rows = ["\t".join([*columns, "label"])]
+        rows += [f"{text}\t{_written(label)}" for text, label in zip(texts, labels, strict=True)]
+    return ("\n".join(rows) + "\n").encode("utf-8")
 
 
 def _written(label: float) -> str:
@@ -129,8 +109,3 @@ def _written(label: float) -> str:
     # The source may hold float32: 2.923 is 2.9230000972747803 there.
     short = f"{label:.3f}"
     return short if math.isclose(float(short), label, rel_tol=1e-6, abs_tol=1e-6) else repr(label)
-
-
-def md5(data: bytes) -> str:
-    """Hexadecimal md5: a name for bytes, as published for GLUE, not a protection."""
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
