@@ -16,11 +16,17 @@ from transformers import (
 from conftest import Here
 from stages import benchmark
 
+MINILM: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
+
 
 @pytest.mark.parametrize(
     ("config", "all_of_it", "encoder"),
-    [(DistilBertConfig(), 66_955_010, 66_362_880), (BertConfig(), 109_483_778, 109_482_240)],
-    ids=["distilbert", "bert"],
+    [
+        (DistilBertConfig(), 66_955_010, 66_362_880),
+        (BertConfig(), 109_483_778, 109_482_240),
+        (BertConfig(num_attention_heads=12, **MINILM), 22_713_986, 22_713_216),
+    ],
+    ids=["distilbert", "bert", "minilm"],
 )
 def test_parameters_of_full_size_models_are_exact(
     config: PreTrainedConfig, all_of_it: int, encoder: int

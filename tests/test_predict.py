@@ -336,9 +336,9 @@ def test_a_stream_is_answered_while_it_comes_and_ctrl_c_leaves_no_file(
 ) -> None:
     (tmp_path / "work").mkdir()
     out = tmp_path / "work/out.csv"
-    command = [sys.executable, "-m", "tools.predict", "--model", exported, "--file", "-"]
+    command = [sys.executable, "-m", "tools.predict", "--model", str(exported), "--file", "-"]
     with subprocess.Popen(
-        [*command, "--output", out], cwd=ROOT, env=environment(tmp_path / "home"), text=True,
+        [*command, "--output", str(out)], cwd=ROOT, env=environment(tmp_path / "home"), text=True,
         stdin=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
         assert process.stdin and process.stderr
