@@ -10,7 +10,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +30,10 @@ TOKENIZERS = Path("models/tokenizers")
 
 def main() -> None:
     """Write metrics/speed.json."""
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
-    params = read_section("benchmark", Benchmark)
+    raw = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=__doc__, formatter_class=raw).parse_args()
+    params, teacher = read_section("benchmark", Benchmark), read_section("compare", Compare).teacher
     max_length = read_section("tokenize", Tokenize).max_length
-    teacher = read_section("compare", Compare).teacher
     go_offline()
     import torch
 
@@ -52,11 +50,12 @@ def main() -> None:
         # Tokenised beforehand: the article's times are of the model.
         tokenizer, labels = load_tokenizer(TOKENIZERS / name), [0] * len(sentences)
         coded = tokenize_split(tokenizer, sentences, labels, [], max_length)["input_ids"]
-        inputs[name] = [torch.tensor([ids]) for ids in coded]
+        inputs[name] = [{"input_ids": torch.tensor([ids])} for ids in coded]
     print(f"benchmark: {', '.join(models)} take turns over {len(sentences)} of {len(texts)} "
           f"sentences, {params.passes} pass(es), batch size 1, fp32, "
           f"{torch.get_num_threads()} CPU thread(s)", flush=True)  # fmt: skip
-    seconds = time_passes(models, inputs, params.passes, params.warmup)
+    timed = take_turns(models, inputs, params.passes, params.warmup)
+    seconds = {name: [sum(one_pass) for one_pass in passes] for name, passes in timed.items()}
     for name in models:
         results[name] |= summarize(seconds[name], seconds.get(teacher), len(sentences))
     facts = {"sentences": len(sentences), "teacher": teacher, "environment": describe()}
@@ -89,54 +88,51 @@ def build(directory: Path) -> "PreTrainedModel":
 
 def size(model: "PreTrainedModel") -> dict[str, int]:
     """Numbers of parameters, all and without the head (as the article counts); the file's bytes."""
+    parts = {"parameters": model, "parameters_encoder": model.base_model}
+    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     with tempfile.TemporaryDirectory() as scratch:
         model.save_pretrained(scratch)
-        saved = (Path(scratch) / "model.safetensors").stat().st_size
-    return {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "parameters_encoder": sum(p.numel() for p in model.base_model.parameters()),
-        "bytes": saved,
-    }
+        return {**sizes, "bytes": (Path(scratch) / "model.safetensors").stat().st_size}
 
 
-def time_passes(
-    models: Mapping[str, "PreTrainedModel"],
-    inputs: Mapping[str, list["torch.Tensor"]],
+def take_turns(
+    models: Mapping[str, Callable[..., object]],
+    inputs: Mapping[str, Sequence[Mapping[str, "torch.Tensor"]]],
     passes: int,
     warmup: int,
-) -> dict[str, list[float]]:
-    """Seconds of each pass by model: forward passes only, at batch size 1.
+    pause: float = 0.0,
+) -> dict[str, list[list[float]]]:
+    """Seconds of a forward pass by model, pass and input (of each model, the keywords of a call).
 
-    All models meet a sentence within the same second, so that whatever else the machine does falls
-    on all alike. The one that goes first changes with every sentence.
+    All models meet an input within the same second, so that whatever else the machine does falls
+    on all alike. The one that goes first changes with every input. `pause`, in seconds, comes
+    before each turn.
     """
     import torch
     from tqdm import tqdm
 
-    names = list(models)
-    count = len(inputs[names[0]])
-    seconds = {name: [0.0] * passes for name in names}
+    names, count = list(models), len(next(iter(inputs.values())))
+    seconds: dict[str, list[list[float]]] = {name: [[] for _ in range(passes)] for name in names}
     with torch.inference_mode():
         for name in names:
-            for ids in inputs[name][:warmup]:
-                models[name](input_ids=ids)
-        with tqdm(total=passes * count, desc="benchmark", unit="sentence") as bar:
-            for number in range(passes):
-                for i in range(count):
-                    for j in range(len(names)):
-                        name = names[(i + j) % len(names)]
-                        start = time.perf_counter()
-                        models[name](input_ids=inputs[name][i])
-                        seconds[name][number] += time.perf_counter() - start
-                    bar.update()
+            for batch in inputs[name][:warmup]:
+                models[name](**batch)
+        for step in tqdm(range(passes * count), desc="benchmark", unit="input"):
+            number, i = divmod(step, count)
+            for j in range(len(names)):
+                name = names[(i + j) % len(names)]
+                if pause:
+                    time.sleep(pause)
+                start = time.perf_counter()
+                models[name](**inputs[name][i])
+                seconds[name][number].append(time.perf_counter() - start)
     return seconds
 
 
 def summarize(own: list[float], teacher: list[float] | None, sentences: int) -> dict[str, Any]:
     """Median seconds a pass, sentences/s, and the median over passes of teacher's / own seconds.
 
-    `speedup` is "not run" where the teacher is not among the models (None): no empty list, of which
-    DVC would warn when it draws plots.
+    `speedup` is "not run" without the teacher's: of an empty list DVC would warn in its plots.
     """
     median = statistics.median(own)
     facts: dict[str, Any] = {

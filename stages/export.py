@@ -2,10 +2,8 @@
 
 Run as: python -m stages.export --model distilbert
 
-models/exported/MODEL-SEED/ then holds what ONNX Runtime needs, under the names that users of
-`optimum` know, with config, tokenizer and a README.md. A model that cannot be exported rightly is
-no error, so that other stages go on: README.md and metrics/export/MODEL-SEED.json then say "not
-exported" and why.
+A model that cannot be exported rightly is no error, so that other stages go on:
+models/exported/MODEL-SEED/README.md and metrics/export/MODEL-SEED.json then say why.
 """
 
 import argparse
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from reproduce.command import go_offline, run_command
 from reproduce.files import UserError, output_directory, read_json, write_json, write_text
+from reproduce.inputs.catalog import MODEL_ENTRIES, Model, read_entry
 from reproduce.inputs.sentences import read_raw_data
 from reproduce.inputs.tokenized import Tokenized, read_tokenized
 from reproduce.inputs.tokenizer import count_positions
@@ -34,9 +33,8 @@ LENGTHS = (3, 5, 8, 16, 32, 64, 128, 256, 512)  # tokens, of the probes
 
 def main() -> None:
     """Write models/exported/MODEL-SEED/ and metrics/export/MODEL-SEED.json."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--model", required=True, help="a name from catalog.yaml")
     parser.add_argument("--seed", type=int, help="of its fine-tuning (default: the first of seeds)")
     arguments = parser.parse_args()
@@ -44,8 +42,7 @@ def main() -> None:
     seed = read_experiment().seeds[0] if arguments.seed is None else arguments.seed
     run = f"{arguments.model}-{seed}"
     source, target = Path("models/finetuned") / run, Path("models/exported") / run
-    entry = Path("data/checked/models") / f"{arguments.model}.json"
-    licence = read_json(entry, "Run `dvc repro check`.")["license"]
+    licence = read_entry(MODEL_ENTRIES / f"{arguments.model}.json", Model).license
     recipe = read_recipe_digest(source)
     split = read_tokenized(arguments.model, "validation")
     facts: dict[str, Any] = {
@@ -60,15 +57,14 @@ def main() -> None:
                 warn_of_saturation(out)
                 facts["forms"] = compare(source, out, split, dataset.metrics)
             facts["status"] = "exported"
-            card = readme(facts, dataset.labels, licence)
+            write_text(out / "README.md", readme(facts, dataset.labels, licence))
         except NotExported as reason:
             facts["status"] = f"not exported: {reason}"
-            advice = f"Use it with PyTorch: python -m tools.predict --model {source} ..."
-            card = f"# {run}\n\n{facts['status']}. {advice}\n"
-            print(f"WARNING: {run} is {facts['status']}. {advice}", file=sys.stderr)
             for file in out.iterdir():
                 file.unlink()
-        write_text(out / "README.md", card)
+            advice = f"Use it with PyTorch: python -m tools.predict --model {source} ..."
+            write_text(out / "README.md", f"# {run}\n\n{facts['status']}. {advice}\n")
+            print(f"WARNING: {run} is {facts['status']}. {advice}", file=sys.stderr)
     write_json(Path("metrics/export") / f"{run}.json", facts)
     forms = (f"{name} {form['bytes'] / 1e6:.1f} MB {facts['metric']} {form['score']}"
              for name, form in facts["forms"].items())  # fmt: skip
@@ -90,11 +86,11 @@ def compare(
 ) -> dict[str, dict[str, Any]]:
     """Metrics of PyTorch and of each exported form on `split`, and how far each is from PyTorch.
 
-    ONNX Runtime computes one sentence at a time: int8 scales its activations by the batch. The
-    forms in fp32 must agree with PyTorch, also on probes of all lengths padded in one batch.
+    ONNX Runtime computes one sentence at a time: int8 scales its activations by the batch.
 
     Raises:
-        NotExported: ONNX Runtime cannot load a form, or one in fp32 differs by more than rounding.
+        NotExported: ONNX Runtime cannot load a form, or one in fp32 differs by more than rounding,
+            on `split` or on probes of all lengths padded in one batch.
     """
     import numpy as np
 
@@ -126,11 +122,10 @@ def compare(
             require_near(logits, expected, tolerance, file)
             padded = predict_padded(session, probes, len(probes)).numpy()
             require_near(padded, expected_probes, tolerance, file)
-        forms[form] = scores(logits, exported / file)
+        facts = forms[form] = scores(logits, exported / file)
         if split.label_names:
-            other = logits.argmax(axis=1) != expected.argmax(axis=1)
-            forms[form]["other_labels"] = int(other.sum())
-        forms[form]["largest_logit_difference"] = two_digits(float(abs(logits - expected).max()))
+            facts["other_labels"] = int((logits.argmax(1) != expected.argmax(1)).sum())
+        facts["largest_logit_difference"] = two_digits(float(abs(logits - expected).max()))
     return forms
 
 
@@ -146,11 +141,11 @@ def make_probes(split: Tokenized, longest: int) -> list[list[int]]:
 def require_near(logits: "np.ndarray", expected: "np.ndarray", tolerance: float, file: str) -> None:
     """`NotExported` unless all logits are within `tolerance` of PyTorch's."""
     difference = abs(logits - expected).max(axis=1)
-    if not difference.max() <= tolerance:  # a NaN is not near either
+    if far := (~(difference <= tolerance)).sum():  # a NaN is not near either
         raise NotExported(
-            f"{file} gives other logits than PyTorch on {(~(difference <= tolerance)).sum()} of "
-            f"{len(logits)} sentences: they differ by up to {difference.max():.2g}, and rounding "
-            f"explains {tolerance:.2g}; its architecture is not exported rightly"
+            f"{file} gives other logits than PyTorch on {far} of {len(logits)} sentences: they "
+            f"differ by up to {difference.max():.2g}, and rounding explains {tolerance:.2g}; its "
+            "architecture is not exported rightly"
         )
 
 

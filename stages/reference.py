@@ -27,19 +27,19 @@ BATCH_SIZE = 32
 
 def main() -> None:
     """Write reference/result.json."""
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    raw = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=__doc__, formatter_class=raw).parse_args()
     clean_environment()
     reference = read_published().reference
     with tempfile.TemporaryDirectory() as scratch:
         texts, labels = download_sentences(reference, Path(scratch) / "dataset")
         correct = count_correct(reference, Path(scratch) / "model", texts, labels)
     apart = abs(correct - reference.correct)
-    result = {"checkpoint": str(reference.sources[0]), "dataset": reference.dataset,
-              "sentences": len(texts), "correct": correct, "published": reference.correct,
-              "apart": apart, "source": reference.source}  # fmt: skip
-    write_json(RESULT, result)
+    write_json(RESULT, {
+        "checkpoint": str(reference.sources[0]), "dataset": reference.dataset,
+        "sentences": len(texts), "correct": correct, "published": reference.correct,
+        "apart": apart, "source": reference.source,
+    })  # fmt: skip
     verdict = "equal" if not apart else f"{apart} sentence(s) apart"
     print(f"{RESULT}: right on {correct} of {len(texts)}, published {reference.correct}: {verdict}")
 
@@ -67,16 +67,16 @@ def count_correct(reference: Reference, folder: Path, texts: list[str], labels: 
     entry = read_model(reference.tokenizer)
     fetch("model", entry.sources, {"tokenizer.json": entry.tokenizer["tokenizer.json"]}, folder)
     tokenizer = load_tokenizer(folder)
-    by_id = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    if [word for word, _ in by_id] != (folder / "vocab.txt").read_text("utf-8").splitlines():
+    vocabulary = tokenizer.get_vocab()
+    words = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    if sorted(vocabulary, key=vocabulary.__getitem__) != words:
         raise UserError(
             f"{PUBLISHED}: reference.tokenizer: the vocabulary of {reference.tokenizer} is not the "
             "checkpoint's. Name the model of catalog.yaml whose vocab.txt is the same."
         )
     ids = tokenizer(texts, truncation=True, max_length=reference.max_length)["input_ids"]
     logits, names = predict(folder, ids, BATCH_SIZE, setting="")
-    measured = measure(logits.numpy(), np.array(labels, int), names, ["accuracy"])
-    return int(measured["correct"])
+    return int(measure(logits.numpy(), np.array(labels), names, ["accuracy"])["correct"])
 
 
 if __name__ == "__main__":

@@ -183,11 +183,6 @@ def test_the_predictions_are_those_of_the_saved_model(evaluate: Callable[[], Non
     run = result()
     np.testing.assert_allclose(run.validation.logits, torch.cat(alone).numpy(), atol=1e-6)
     assert run.validation.labels.tolist() == table["label"].to_pylist()
-
-
-def test_what_made_the_run_comes_with_it(evaluate: Callable[[], None]) -> None:
-    evaluate()
-    run = result()
     assert (run.device, run.precision, run.labels) == ("cpu", "fp32", ("NEGATIVE", "POSITIVE"))
     assert run.evaluated_on == cpu_name()
     assert Path("curves/tiny-1.tsv").read_text() == "step\tloss\n1\t0.7\n"

@@ -51,6 +51,12 @@ def make_source(folder: Path, tiny: Path, architecture: str, **settings: Any) ->
     return folder
 
 
+def made(source: Path, out: Path) -> Path:
+    out.mkdir()
+    export(source, out, PARAMS)
+    return out
+
+
 @pytest.fixture(scope="module")
 def sources(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("sources")
@@ -63,10 +69,7 @@ def sources(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 @pytest.fixture(scope="module")
 def exported(sources: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("exported")
-    for kind, source in sources.items():
-        (place / kind).mkdir()
-        export(source, place / kind, PARAMS)
-    return {kind: place / kind for kind in sources}
+    return {kind: made(source, place / kind) for kind, source in sources.items()}
 
 
 KINDS = pytest.mark.parametrize("kind", ["bert", "distilbert"])
@@ -117,9 +120,8 @@ def test_two_exports_from_different_folders_are_the_same_bytes(
     sources: dict[str, Path], exported: dict[str, Path], tmp_path: Path
 ) -> None:
     elsewhere = shutil.copytree(sources["distilbert"], tmp_path / "some/other/place")
-    (tmp_path / "again").mkdir()
-    export(elsewhere, tmp_path / "again", PARAMS)
-    again = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
+    files = made(elsewhere, tmp_path / "again").iterdir()
+    again = {path.name: path.read_bytes() for path in files}
     assert again == {path.name: path.read_bytes() for path in exported["distilbert"].iterdir()}
     assert set(again) == {*FILES.values(), *CARRIED, "ort_config.json"}
     assert not any(b"site-packages" in data for data in again.values())
@@ -143,9 +145,7 @@ def test_forms_are_compared_with_pytorch_sentence_by_sentence(
 def test_int8_keeps_positions_that_do_not_count_from_0(tiny_model: Path, tmp_path: Path) -> None:
     more = {**BERT, "max_position_embeddings": 140}
     source = make_source(tmp_path / "mpnet-1", tiny_model, "MPNet", **more)
-    (tmp_path / "out").mkdir()
-    export(source, tmp_path / "out", PARAMS)
-    forms = compare(source, tmp_path / "out", SPLIT, ["accuracy"])
+    forms = compare(source, made(source, tmp_path / "out"), SPLIT, ["accuracy"])
     spread = forms["pytorch"]["logit_standard_deviation"]
     assert forms["int8"]["largest_logit_difference"] < spread
 
@@ -154,8 +154,7 @@ def test_int8_keeps_positions_that_do_not_count_from_0(tiny_model: Path, tmp_pat
 def test_pairs_and_numbers(tiny_model: Path, tmp_path: Path) -> None:
     """A model of one number, whose pairs are told apart by token types."""
     source = make_source(tmp_path / "regression-1", tiny_model, "Bert", num_labels=1, **BERT)
-    (tmp_path / "out").mkdir()
-    export(source, tmp_path / "out", PARAMS)
+    made(source, tmp_path / "out")
     types = [[0] * (len(ids) // 2) + [1] * (len(ids) - len(ids) // 2) for ids in IDS]
     split = Tokenized(IDS, types, [0.0, 1.0, 2.5, 4.0, 5.0], [])
     forms = compare(source, tmp_path / "out", split, ["pearson"])
@@ -192,7 +191,7 @@ def test_a_graph_that_cannot_be_loaded_is_no_error_of_the_person(
 ) -> None:
     folder = shutil.copytree(exported["bert"], tmp_path / "cut")
     os.truncate(folder / FILES["onnx"], 5000)
-    with pytest.raises(NotExported, match=r"cannot load it: [^.]*\.?$"):
+    with pytest.raises(NotExported, match=r"cannot load it: .* parsing failed\.$"):
         compare(sources["bert"], folder, SPLIT, ["accuracy"])
 
 
@@ -206,9 +205,6 @@ def test_probes_have_all_lengths_and_begin_and_end_as_sentences_do() -> None:
 
 QWEN = {**BERT, "num_key_value_heads": 2}
 WINDOWED = {**BERT, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
-GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 2, "bos_token_id": 2, "eos_token_id": 3}
-T5 = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
-T5 |= {"decoder_start_token_id": 0, "eos_token_id": 3}
 XLNET = {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64}
 CAUSAL = "its attention is causal or windowed: not every token sees all others"
 
@@ -218,8 +214,6 @@ CAUSAL = "its attention is causal or windowed: not every token sees all others"
     [
         ("Qwen2", QWEN, CAUSAL),
         pytest.param("ModernBert", WINDOWED, CAUSAL, marks=pytest.mark.slow),
-        pytest.param("GPT2", GPT2, CAUSAL, marks=pytest.mark.slow),
-        pytest.param("T5", T5, CAUSAL, marks=pytest.mark.slow),
         pytest.param("XLNet", XLNET, "RuntimeError: ", marks=pytest.mark.slow),
     ],
 )
@@ -227,9 +221,8 @@ def test_architectures_that_cannot_be_exported_have_one_reason(
     tiny_model: Path, tmp_path: Path, architecture: str, settings: dict[str, Any], reason: str
 ) -> None:
     source = make_source(tmp_path / "model-1", tiny_model, architecture, **settings)
-    (tmp_path / "out").mkdir()
     with pytest.raises(NotExported, match=f"^{reason}"), exporting():
-        export(source, tmp_path / "out", PARAMS)
+        made(source, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -245,19 +238,14 @@ def test_what_the_machine_did_is_no_reason(error: Exception) -> None:
 
 @pytest.mark.parametrize(
     ("flags", "reduced", "warned"),
-    [
-        ("flags\t: sse4_1 avx2", False, True),
-        ("flags\t: sse4_1 avx2", True, False),
-        ("flags\t: avx2 avx_vnni", False, False),
-        ("Features\t: asimd asimddp", False, False),
-    ],
+    [("sse4_1 avx2", False, True), ("sse4_1 avx2", True, False), ("avx_vnni", False, False)],
 )
 def test_a_processor_whose_sums_saturate_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: str, reduced: bool, warned: bool
 ) -> None:
     made = {"quantization": {"reduce_range": reduced}}
     (tmp_path / "ort_config.json").write_text(json.dumps(made))
-    (tmp_path / "cpuinfo").write_text(f"model name\t: A\n{flags}\n")
+    (tmp_path / "cpuinfo").write_text(f"model name\t: A\nflags\t: {flags}\n")
     warn_of_saturation(tmp_path, tmp_path / "cpuinfo")
     assert ("no VNNI or AMX" in capsys.readouterr().err) == warned
 

@@ -6,28 +6,26 @@ import shutil
 import pytest
 import torch
 
-from conftest import ROOT, Repository
+from conftest import ROOT, Repository, load_yaml
 from reproduce.inputs.catalog import read_dataset
 from tools.submission import FILES, IN_WORDS, submission_tsv
 
 
 @pytest.mark.parametrize(
-    ("dataset", "names", "answers"),
+    ("dataset", "logits", "scale", "answers"),
     [
-        ("sst2", ["NEGATIVE", "POSITIVE"], ["0", "1"]),
-        ("rte", ["entailment", "not_entailment"], ["entailment", "not_entailment"]),
+        ("sst2", [[2.0, 1.0], [0.0, 3.0]], None, ["0", "1"]),
+        ("rte", [[2.0, 1.0], [0.0, 3.0]], None, ["no", "yes"]),
+        ("stsb", [[-0.5], [2.34567], [7.0]], (0.0, 5.0), ["0.000", "2.346", "5.000"]),
     ],
+    ids=["numbers of classes", "words", "on a scale"],
 )
-def test_classes_are_numbers_or_words(dataset: str, names: list[str], answers: list[str]) -> None:
-    logits = torch.tensor([[2.0, 1.0], [0.0, 3.0]])
-    text = submission_tsv(dataset, logits, names, None)
-    assert text == f"index\tprediction\n0\t{answers[0]}\n1\t{answers[1]}\n"
-
-
-def test_numbers_have_three_decimals_and_stay_on_the_scale() -> None:
-    numbers = torch.tensor([[-0.5], [2.34567], [7.0]])
-    text = submission_tsv("stsb", numbers, [], (0.0, 5.0))
-    assert text == "index\tprediction\n0\t0.000\n1\t2.346\n2\t5.000\n"
+def test_the_form_of_the_answers(
+    dataset: str, logits: list[list[float]], scale: tuple[float, float] | None, answers: list[str]
+) -> None:
+    text = submission_tsv(dataset, torch.tensor(logits), ["no", "yes"], scale)
+    rows = [f"{i}\t{answer}\n" for i, answer in enumerate(answers)]
+    assert text == "index\tprediction\n" + "".join(rows)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -41,12 +39,9 @@ def test_every_task_has_a_test_set_and_the_servers_words(name: str) -> None:
 
 def as_sst2(copy: Repository) -> None:
     """Call the toy data SST-2, and its validation sentences the test set."""
-    copy.edit(
-        "catalog.yaml",
-        lambda c: c["datasets"].update(
-            sst2={**c["datasets"]["toy"], "test": c["datasets"]["toy"]["validation"]}
-        ),
-    )
+    toy = load_yaml(copy.path / "catalog.yaml")["datasets"]["toy"]
+    toy["test"] = dict(toy["validation"])
+    copy.edit("catalog.yaml", lambda c: c["datasets"].update(sst2=toy))
     copy.edit("params.yaml", lambda p: p.update(dataset="sst2"))
     tokenized = copy.path / "data/tokenized/tiny"
     shutil.copyfile(tokenized / "validation.parquet", tokenized / "test.parquet")

@@ -22,27 +22,25 @@ Example = tuple[str, ...]  # one sentence, or the two of a pair
 
 def open_source(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
     """The input as bytes; opened once, for a pipe can be read once only."""
-    if path == STDIO:
-        return contextlib.nullcontext(sys.stdin.buffer)
-    if path.is_fifo():
-        print(f"{path} is a pipe: waiting for what is written to it", file=sys.stderr)
     try:
-        return path.open("rb")
+        return contextlib.nullcontext(sys.stdin.buffer) if path == STDIO else path.open("rb")
     except OSError as error:
         raise UserError(f"--file {path}: {error.strerror}; expected a file of text.") from error
 
 
-def read_windows(given: BinaryIO | list[bytes], name: str, pairs: bool) -> Iterator[list[Example]]:
-    """The examples of some hundred lines at a time, without line ends and a byte order mark.
+def read_lines(source: BinaryIO) -> Iterator[bytes]:
+    """The lines as they come; of one that is too long only as much as shows it."""
+    return iter(partial(source.readline, WINDOW_BYTES + 1), b"")
+
+
+def read_windows(lines: Iterable[bytes], name: str, pairs: bool) -> Iterator[list[Example]]:
+    """The examples of some hundred lines at a time, without a byte order mark.
 
     Raises:
         UserError: a line is too long, not UTF-8 or no pair; after all lines before it were given.
     """
     window: list[Example] = []
     size = 0
-    lines: Iterable[bytes] = given
-    if not isinstance(given, list):
-        lines = iter(partial(given.readline, WINDOW_BYTES + 1), b"")
     for number, line in enumerate(lines, 1):
         raw = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         try:
@@ -50,7 +48,7 @@ def read_windows(given: BinaryIO | list[bytes], name: str, pairs: bool) -> Itera
         except UserError:
             yield window
             raise
-        size += len(raw)
+        size += len(line)
         if len(window) == WINDOW_LINES or size >= WINDOW_BYTES:
             yield window
             window, size = [], 0
@@ -58,7 +56,7 @@ def read_windows(given: BinaryIO | list[bytes], name: str, pairs: bool) -> Itera
 
 
 def parse_line(raw: bytes, where: str, pairs: bool) -> Example:
-    """A sentence, or the two of a pair (an empty line: two empty ones)."""
+    """A sentence, or the two of a pair (an empty line: two empty ones), without the line's end."""
     if len(raw) > WINDOW_BYTES:
         raise UserError(f"{where}: longer than {WINDOW_BYTES:,} bytes; expected a sentence.")
     try:
@@ -74,33 +72,25 @@ def parse_line(raw: bytes, where: str, pairs: bool) -> Example:
     return parts
 
 
-def is_special(path: Path) -> bool:
-    """Whether `path` is nothing that can be replaced: a device, a pipe, /dev/stdout, /dev/fd/3."""
-    place = os.path.abspath(path)  # noqa: PTH100 - resolve() would follow the link
-    is_other = path.exists() and not (path.is_file() or path.is_dir())
-    return is_other or place.startswith(("/dev/", "/proc/"))
-
-
 @contextlib.contextmanager
 def open_target(target: Path, source: BinaryIO | None = None) -> Iterator[TextIO]:
     """Standard output, or a file that takes the name `target` when the block ends without error.
 
-    Until then it has a name of its own: neither another run nor a person's file is touched.
-    `UserError` if it cannot be written, or is the file `source`.
+    Until then it has a name of its own: neither another run nor a person's file is touched. What
+    cannot be replaced is written to: a device, a pipe, /dev/stdout. `UserError` if it cannot be
+    written, or is the file `source`.
     """
     if target == STDIO:
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(encoding="utf-8")
         yield sys.stdout
-        sys.stdout.flush()
         return
-    if is_special(target):
-        if target.is_fifo():
-            print(f"{target} is a pipe: waiting for its reader", file=sys.stderr)
+    other = target.exists() and not (target.is_file() or target.is_dir())
+    if other or target.absolute().parts[1] in ("dev", "proc"):
         with target.open("a", encoding="utf-8", newline="") as out:
             yield out
         return
-    place = Path(os.path.realpath(target))  # a link stays a link
+    place = target.resolve()  # a link stays a link
     if place.is_dir() or not os.access(place if place.exists() else place.parent, os.W_OK):
         raise UserError(f"--output {target}: expected a file in a directory that you may write to.")
     if source and place.exists() and os.path.samestat(os.fstat(source.fileno()), place.stat()):

@@ -16,9 +16,7 @@ import contextlib
 import os
 import signal
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +24,9 @@ from reproduce.command import go_offline, run_command
 from reproduce.files import UserError
 from reproduce.inputs.tokenizer import count_positions, load_tokenizer, read_config, refuse_unfit
 from reproduce.models.load import load_finetuned
-from reproduce.models.logits import predict_padded
+from reproduce.models.logits import explain_memory, predict_padded
 from reproduce.models.runtime import FILES, Session, warn_of_saturation
-from reproduce.training.devices import claim_gpu, deterministic, is_out_of_memory
+from reproduce.training.devices import claim_gpu, deterministic
 from tools import lines
 from tools.lines import STDIO, Example
 
@@ -37,26 +35,18 @@ if TYPE_CHECKING:
 
 # Equal results first, then speed.
 WEIGHTS = (FILES["optimized"], FILES["onnx"], FILES["int8"], "model.safetensors")
-CLOSED = [name for name in ("stdin", "stdout") if getattr(sys, name) is None]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Predict what the command line says."""
     arguments = parse(argv)
-    for option, stream in (("file", "stdin"), ("output", "stdout")):
-        if getattr(arguments, option) == STDIO and stream in CLOSED:
-            raise UserError(f"{stream} is closed. Open it, or name a file with --{option}.")
     os.environ["TQDM_DISABLE"] = "1"  # the libraries' own bars; tqdm reads it when imported
     try:
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack, explain_memory(arguments.batch_size, "--batch-size"):
             predict_all(arguments, stack)
     except BrokenPipeError:  # `| head` has seen enough; Python would complain at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(128 + signal.SIGPIPE)
-    except Exception as error:
-        if isinstance(error, UserError) or not is_out_of_memory(error):
-            raise
-        raise UserError("out of memory. Use a smaller --batch-size or --max-length.") from error
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -87,58 +77,48 @@ def predict_all(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> N
     """Read, predict and write window by window; at the end say what was empty or cut."""
     from tqdm import tqdm
 
-    source, total, read = None, len(arguments.sentences) or None, lines.read_windows
+    source, name, pairs = None, "sentence", arguments.pairs
     given: Any = [sentence.encode("utf-8", "surrogateescape") for sentence in arguments.sentences]
-    name = "sentence"
     if arguments.file:
-        source = given = stack.enter_context(lines.open_source(arguments.file))
+        source = stack.enter_context(lines.open_source(arguments.file))
         name = f"{'standard input' if arguments.file == STDIO else arguments.file}, line"
         if arguments.file.is_file():  # all its lines are checked before any work
-            total = sum(map(len, read(source, name, arguments.pairs)))
+            for _ in lines.read_windows(lines.read_lines(source), name, pairs):
+                pass
             source.seek(0)
+        given = lines.read_lines(source)
     out = stack.enter_context(lines.open_target(arguments.output, source))
-    model = load(arguments, stack)
-    columns = ["sentence1", "sentence2"] if arguments.pairs else ["sentence"]
-    columns += ["label", "probability"] if model.labels else ["score"]
+    network, tokenizer, place = load(arguments, stack)
+    columns = ["sentence1", "sentence2"] if pairs else ["sentence"]
+    columns += ["label", "probability"] if network.config.num_labels > 1 else ["score"]
     lines.write_row(out, columns)
-    bar = stack.enter_context(tqdm(total=total, unit="sentence", disable=None))
-    count, started = 0, time.perf_counter()
+    bar = stack.enter_context(tqdm(unit="sentence", disable=None))
+    count = 0
     noted: dict[str, list[int]] = {"empty": [], "cut": []}
-    for window in read(given, name, arguments.pairs):
-        for row, note in predict_window(model, window, arguments.batch_size):
+    for window in lines.read_windows(given, name, pairs):
+        for row, note in predict_window(network, tokenizer, window, arguments.batch_size):
             count += 1
             lines.write_row(out, [*row, *[""] * (len(columns) - len(row))])
             if note:
                 noted[note].append(count)
         out.flush()
         bar.update(len(window))
-    seconds = time.perf_counter() - started
     bar.close()
     for note, numbers in noted.items():
         if numbers:
             more = f" and {len(numbers) - 5:,} more" if len(numbers) > 5 else ""
             print(f"{note}: line(s) {', '.join(map(str, numbers[:5]))}{more}", file=sys.stderr)
     counts = ", ".join(f"{len(numbers):,} {note}" for note, numbers in noted.items())
-    rate = f"{count / seconds:,.0f} sentences/s, batch size {arguments.batch_size}"
-    summary = f"{count:,} sentences ({counts}) in {seconds:.2f} s, {rate}; {model.description}"
-    print(summary, file=sys.stderr)
+    print(f"{count:,} sentences ({counts}); {place}", file=sys.stderr)
 
 
-@dataclass(frozen=True)
-class Model:
-    """A loaded model."""
+def load(
+    arguments: argparse.Namespace, stack: contextlib.ExitStack
+) -> tuple[Any, "PreTrainedTokenizerFast", str]:
+    """The model; its tokenizer, which cuts to `model_max_length`; file, runtime, device in words.
 
-    network: Any  # gives logits of shape (sentences, labels), or (sentences, 1) without labels
-    tokenizer: "PreTrainedTokenizerFast"
-    max_length: int  # tokens, special ones included; longer sentences are cut
-    labels: list[str]  # names of the classes 0, 1, ...; none: the model gives a number
-    description: str  # file, runtime, precision, device
-
-
-def load(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Model:
-    """Load the model; no code of its folder is run. `UserError` if it is not whole.
-
-    PyTorch claims a GPU, if there is one, until `stack` is closed.
+    No code of the folder is run; `UserError` if it is not whole. PyTorch claims a GPU, if there is
+    one, until `stack` is closed.
     """
     file = find_weights(arguments.model)
     folder, gpu = file.parent, None
@@ -152,24 +132,23 @@ def load(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Model:
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
     config, tokenizer = read_config(folder), load_tokenizer(folder)
     refuse_unfit(tokenizer, folder, 1)
-    labels = [config.id2label.get(i) for i in range(config.num_labels)]
-    if None in labels or config.problem_type == "multi_label_classification":
+    named = all(i in config.id2label for i in range(config.num_labels))
+    if not named or config.problem_type == "multi_label_classification":
         raise UserError(f"{folder}/config.json: expected one class of id2label a sentence.")
     longest = min(tokenizer.model_max_length, count_positions(config) or 512)
     if arguments.max_length and not 3 <= arguments.max_length <= longest:
         raise UserError(f"--max-length {arguments.max_length}: expected 3 to {longest}.")
+    tokenizer.model_max_length = arguments.max_length or longest
     network: Any
     if file.suffix == ".onnx":
-        if file.name == FILES["int8"]:
-            warn_of_saturation(folder)
         network = Session(file, config)
         runtime = network.description
     else:
         network = load_finetuned(folder).to("cuda" if gpu else "cpu")  # type: ignore[arg-type]
         runtime = f"PyTorch {torch.__version__}, fp32, {gpu.name if gpu else 'CPU'}"
-    runtime += f", {torch.get_num_threads()} CPU thread(s)"
-    labels = labels if len(labels) > 1 else []
-    return Model(network, tokenizer, arguments.max_length or longest, labels, f"{file}: {runtime}")
+    if file.name == FILES["int8"]:
+        warn_of_saturation(folder)
+    return network, tokenizer, f"{file}: {runtime}, {torch.get_num_threads()} CPU thread(s)"
 
 
 def find_weights(place: Path | None) -> Path:
@@ -184,41 +163,34 @@ def find_weights(place: Path | None) -> Path:
             )
         place = there[0]
         print(f"model {place}: the first that there is; --model names another", file=sys.stderr)
-    if place.is_file() and (place.suffix == ".onnx" or place.name == WEIGHTS[-1]):
-        return place
-    files = [place / name for name in WEIGHTS if (place / name).is_file()]
-    if not files:
-        raise UserError(
-            f"{place}: found no .onnx file and no model.safetensors (a pickle can run code when it "
-            "is opened, and is refused). Name a folder under models/ that has one."
-        )
-    if len(files) > 1:
-        print(f"{files[0]}: of {len(files)} files; --model names another", file=sys.stderr)
-    return files[0]
+    for file in (place, *(place / name for name in WEIGHTS)):
+        if file.is_file() and (file.suffix == ".onnx" or file.name == WEIGHTS[-1]):
+            return file
+    raise UserError(
+        f"{place}: found no .onnx file and no model.safetensors (a pickle can run code when it is "
+        "opened, and is refused). Name a folder under models/ that has one."
+    )
 
 
 def predict_window(
-    model: Model, window: Sequence[Example], batch_size: int
+    network: Any, tokenizer: "PreTrainedTokenizerFast", window: Sequence[Example], batch_size: int
 ) -> list[tuple[list[str], str]]:
     """A row for each example, in order: the texts and the answer; and "empty", "cut" or ""."""
     rows = [([*example], "" if "".join(example).strip() else "empty") for example in window]
     full = [i for i, (_, note) in enumerate(rows) if not note]
     if not full:
         return rows
-    typed = len(window[0]) > 1 and getattr(model.network.config, "type_vocab_size", 0) > 1
-    coded = model.tokenizer(
-        *([window[i][side] for i in full] for side in range(len(window[0]))),
-        truncation=True, max_length=model.max_length, return_token_type_ids=typed,
-    )  # fmt: skip
-    types = coded["token_type_ids"] if typed else None
-    logits = predict_padded(model.network, coded["input_ids"], batch_size, types)
+    texts = [list(side) for side in zip(*(window[i] for i in full), strict=True)]
+    typed = len(texts) > 1 and getattr(network.config, "type_vocab_size", 0) > 1
+    coded = tokenizer(*texts, truncation=True, return_token_type_ids=typed)
+    logits = predict_padded(network, coded["input_ids"], batch_size, coded.get("token_type_ids"))
     if not logits.isfinite().all():
-        raise UserError(f"{model.description}: numbers that are not finite. Train it again.")
+        raise UserError(f"{network.config.name_or_path}: logits are not finite. Train it again.")
     best = logits.double().softmax(dim=1).max(dim=1)
     cells = [[f"{value:.6f}"] for value in logits[:, 0].tolist()]
-    if model.labels:
+    if logits.shape[1] > 1:
         chosen = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        cells = [[model.labels[i], f"{probability:.6f}"] for i, probability in chosen]
+        cells = [[network.config.id2label[i], f"{probability:.6f}"] for i, probability in chosen]
     for i, answer, coding in zip(full, cells, coded.encodings, strict=True):
         rows[i] = ([*window[i], *answer], "cut" if coding.overflowing else "")
     return rows

@@ -30,9 +30,7 @@ def submission_tsv(
 ) -> str:
     """A header and a line a test example: its index from 0, and the answer.
 
-    Args:
-        logits: float tensor of shape (examples, classes), or (examples, 1) of a regression.
-        names: the classes'; [] of a regression, whose answers are kept within `scale`.
+    `logits` are of shape (examples, classes), or (examples, 1) of numbers, kept within `scale`.
     """
     if scale:
         answers = [f"{value:.3f}" for value in logits.squeeze(1).double().clamp(*scale).tolist()]
@@ -50,22 +48,16 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="a name from params.yaml")
     model = parser.parse_args().model
     experiment = read_experiment()
-    name = experiment.dataset
-    dataset = read_dataset(name)
+    name, run = experiment.dataset, f"{model}-{experiment.seeds[0]}"
+    dataset, size = read_dataset(name), read_section("evaluate", Evaluate).batch_size
     if model not in experiment.models:
-        known = ", ".join(experiment.models)
-        raise UserError(f"model {model!r}: params.yaml has {known}. make submission MODEL={model}")
-    if name not in FILES or not dataset.test:
+        raise UserError(f"model {model!r}: params.yaml has {', '.join(experiment.models)}.")
+    if name not in FILES:
         raise UserError(f"dataset {name} has no test set on GLUE's server; {', '.join(FILES)} do.")
-    run = f"{model}-{experiment.seeds[0]}"
-    folder = Path("models/finetuned") / run
-    if not (folder / "model.safetensors").is_file():
-        raise UserError(f"{folder} holds no model. Run `dvc repro evaluate@{run}`, or `dvc pull`.")
     go_offline()
     splits = {"test": FILES[name]} | ({"test_mismatched": "MNLI-mm"} if name == "mnli" else {})
     for split, task in splits.items():
-        rows = read_tokenized(model, split)
-        size = read_section("evaluate", Evaluate).batch_size
+        rows, folder = read_tokenized(model, split), Path("models/finetuned") / run
         logits, names = predict(folder, rows.input_ids, size, rows.token_type_ids)
         path = Path("submission") / f"{task}.tsv"
         write_text(path, submission_tsv(name, logits, names, dataset.scale))

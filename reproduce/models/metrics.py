@@ -31,23 +31,22 @@ def measure(
     """
     import numpy as np
     from scipy.special import log_softmax
+    from sklearn.metrics import confusion_matrix
 
-    logits, count, classes = np.asarray(logits, float), len(labels), len(label_names)
-    if classes:
-        truth, guess = np.asarray(labels).astype(int), logits.argmax(axis=1)
-        loss = -log_softmax(logits, axis=1)[np.arange(count), truth].mean()
-    else:
-        truth, guess = np.asarray(labels, float), logits[:, 0]
-        loss = ((guess - truth) ** 2).mean()
+    logits, classes = np.asarray(logits, float), len(label_names)
+    guess = logits.argmax(axis=1) if classes else logits[:, 0]
+    truth = np.asarray(labels, int if classes else float)
     measured: dict[str, Any] = compute_metrics(metrics, truth, guess, classes)
-    measured |= {"metric": metrics[0], "score": measured[metrics[0]], "n": count}
-    measured["loss"] = round(float(loss), 6)
+    measured |= {"metric": metrics[0], "score": measured[metrics[0]], "n": len(truth)}
     if classes:
-        counts = np.zeros((classes, classes), int)
-        np.add.at(counts, (truth, guess), 1)
-        rows = (dict(zip(label_names, row, strict=True)) for row in counts.tolist())
-        measured["correct"] = int(counts.trace())
+        loss = -log_softmax(logits, axis=1)[np.arange(len(truth)), truth].mean()
+        counts = confusion_matrix(truth, guess, labels=range(classes)).tolist()
+        rows = (dict(zip(label_names, row, strict=True)) for row in counts)
         measured["confusion"] = dict(zip(label_names, rows, strict=True))
+        measured["correct"] = int((guess == truth).sum())
+    else:
+        loss = ((guess - truth) ** 2).mean()
+    measured["loss"] = round(float(loss), 6)
     return measured
 
 
@@ -61,21 +60,13 @@ def compute_metrics(
     classes, and 0 where a class neither occurs nor is predicted. pearson and spearman are the
     correlations of predictions and labels: None where either are all equal.
     """
-    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what is not defined: None says so
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings(action="ignore"):
         with patch.dict(os.environ, HF_MODULES_CACHE=scratch):  # else it makes a folder in HOME
             import evaluate
         import datasets
         import numpy as np
         from scipy import stats
         from sklearn import metrics
-
-        def correlation(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], float]:
-            def compute(x: Any, y: Any) -> float:
-                constant = len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0
-                return float("nan") if constant else float(function(x, y).statistic)
-
-            return compute
 
         average: dict[str, Any] = {"average": "binary"}
         if classes != 2:
@@ -84,8 +75,8 @@ def compute_metrics(
             "accuracy": metrics.accuracy_score,
             "f1": lambda x, y: metrics.f1_score(x, y, zero_division=0, **average),
             "matthews": metrics.matthews_corrcoef,
-            "pearson": correlation(stats.pearsonr),
-            "spearman": correlation(stats.spearmanr),
+            "pearson": lambda x, y: stats.pearsonr(x, y).statistic,
+            "spearman": lambda x, y: stats.spearmanr(x, y).statistic,
         }
 
         class SentenceMetric(evaluate.Metric):  # type: ignore[misc]
@@ -95,6 +86,8 @@ def compute_metrics(
                 return evaluate.MetricInfo(", ".join(names), citation="", features=columns)
 
             def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+                if not classes and min(map(np.ptp, (predictions, references))) == 0:
+                    return dict.fromkeys(names, float("nan"))
                 return {name: float(known[name](references, predictions)) for name in names}
 
         metric = SentenceMetric(keep_in_memory=True, cache_dir=scratch)

@@ -6,7 +6,6 @@
 int8 scales its activations by the batch, so its answers depend a little on the batch size.
 """
 
-import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,16 +44,16 @@ class Session:
                 str(file), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its exceptions have no common class of their own
-            words = re.sub(r"^.*?failed: ?(/onnxruntime_src/.*?\) )?", "", str(error).strip())
+            words = str(error).strip().partition("\n")[0]
             raise UserError(
-                f"{file}: ONNX Runtime {version} cannot load it: {words.splitlines()[0]}{RELOAD}"
+                f"{file}: ONNX Runtime {version} cannot load it: {words}{RELOAD}"
             ) from error
         self.inputs = {node.name for node in self.session.get_inputs()}
         outputs = {node.name: node.shape[-1] for node in self.session.get_outputs()}
         if not self.inputs <= INPUTS or outputs.get("logits", 0) != config.num_labels:
-            found = f"{', '.join(sorted(self.inputs))} -> {outputs}"
             raise UserError(
-                f"{file} computes {found}; expected input_ids, attention_mask -> logits of the "
+                f"{file} computes {', '.join(sorted(self.inputs))} -> {outputs}; expected "
+                "input_ids, attention_mask -> logits of the "
                 f"{config.num_labels} labels in config.json.{RELOAD}"
             )
         precision = "int8" if file.name == FILES["int8"] else "fp32"
