@@ -99,7 +99,8 @@ def dots(name: str, groups: Sequence[Dots], xlabel: str, say: Wording) -> str:
     """Values with their intervals, one row each, under the headings of their groups."""
     figure, axes = _canvas(WIDTH, 0.6 + 0.215 * sum(len(group.rows) + 1 for group in groups))
     across = axes.get_yaxis_transform()
-    y, labels = 0.0, {}
+    y = 0.0
+    labels: dict[float, str] = {}
     for group in groups:
         axes.text(0, y, group.heading, transform=across, weight="bold", va="center")
         top = y

@@ -160,7 +160,9 @@ def read_model_facts(name: str, params: dict[str, Any], evidence: Evidence) -> M
     runs = evidence.of_model(name)
     source = on_the_hub(read_model(name).sources)
     row = evidence.published.row(name, evidence.dataset, evidence.split)
-    environments, curves, export = {}, {}, None
+    environments: dict[int, dict[str, Any]] = {}
+    curves: dict[int, Array] = {}
+    export: dict[str, Any] | None = None
     for seed, run in runs.items():
         about = read_optional(f"environment/{run.name}.json", f"dvc repro finetune@{run.name}")
         if about and about.get("recipe") == run.recipe:

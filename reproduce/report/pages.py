@@ -108,21 +108,19 @@ def group_rows(facts: Facts, texts: list[str], say: Wording) -> dict[str, list[D
     import numpy as np
 
     of = [kinds(text) for text in texts]
-    groups = {"lengths": [], "kinds": [
-        (say.plain(name), np.array([name in names for names in of])) for name in (*KINDS, "neither")
-    ]}  # fmt: skip
+    groups: list[tuple[str, str, Any]] = []
     for low, high, inside in by_length(texts):
         key = "words_between" if high else "words_or_more"
-        groups["lengths"].append((say.plain(key, low=low, high=high), inside))
+        groups.append(("lengths", say.plain(key, low=low, high=high), inside))
+    for kind in (*KINDS, "neither"):
+        groups.append(("kinds", say.plain(kind), np.array([kind in names for names in of])))
     rows: dict[str, list[Dots]] = {"lengths": [], "kinds": []}
-    for chart, parts in groups.items():
-        for name, inside in parts:
-            if n := int(inside.sum()):
-                level = facts.evidence.settings.confidence
-                shares = [(i, model.name, share(model.correct[:, inside], level))
-                          for i, model in enumerate(facts.models) if model.runs]  # fmt: skip
-                dots = [Dot(label, index, *found) for index, label, found in shares]
-                rows[chart].append(Dots(say.plain("group_size", name=name, n=n), dots))
+    for chart, name, inside in groups:
+        if n := int(inside.sum()):
+            level = facts.evidence.settings.confidence
+            dots = [Dot(model.name, index, *share(model.correct[:, inside], level))
+                    for index, model in enumerate(facts.models) if model.runs]  # fmt: skip
+            rows[chart].append(Dots(say.plain("group_size", name=name, n=n), dots))
     return rows
 
 
