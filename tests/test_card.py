@@ -96,22 +96,15 @@ def test_the_recipe_is_what_the_run_was_made_by() -> None:
     assert table["learning rate"] == ["0.0001"]  # the model's override wins
 
 
-@pytest.mark.parametrize("told", ["12.5", "abcdef0", "77777"])
-def test_times_memory_and_commits_are_not_in_it(told: str) -> None:
-    assert told not in text()
+def test_times_memory_and_commits_are_not_in_it() -> None:
+    assert not [told for told in ("12.5", "abcdef0", "77777") if told in text()]
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("sst2", "The seed was fixed before the training"),
-        ("pocket", "1,600 examples to train on"),
-        ("pocket", "It is no benchmark"),
-    ],
-)
-def test_the_card_is_honest_about_seed_and_data(name: str, words: str) -> None:
-    card = text(replace(RUN, dataset=name), dataset(name), dataset=name)
-    assert words in " ".join(card.split())
+def test_the_card_is_honest_about_seed_and_data() -> None:
+    card = text(replace(RUN, dataset="pocket"), dataset("pocket"), dataset="pocket")
+    card = " ".join(card.split())
+    assert "The seed was fixed before the training" in card
+    assert "1,600 examples to train on" in card and "It is no benchmark" in card
 
 
 def test_a_run_for_choosing_hyperparameters_says_so() -> None:

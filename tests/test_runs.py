@@ -1,7 +1,6 @@
 """The result of a run: what is written is read back, and only a result of today's recipe counts."""
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,6 @@ from reproduce.verdict.runs import (
     NotRun,
     Part,
     Run,
-    read_export,
     read_run,
     read_runs,
     recipe_of,
@@ -171,12 +169,3 @@ def test_a_run_over_other_sentences_does_not_count(project: Path) -> None:
     assert states(project) == {
         "distilbert-1": "ran", "distilbert-2": "ran", "bert-1": "not run (other sentences)"
     }  # fmt: skip
-
-
-def test_an_export_of_another_recipe_does_not_count(project: Path) -> None:
-    with inside(project):
-        recipe = recipe_of(load_yaml(Path("params.yaml")), "bert", 1)
-        assert isinstance(read_export("bert", 1, recipe), dict)
-        assert str(read_export("bert", 1, "0" * 16)) == "not run (other recipe)"
-        shutil.rmtree("metrics/export")
-        assert str(read_export("bert", 1, recipe)) == "not run"

@@ -56,8 +56,6 @@ def toy_results(
     folder.mkdir(parents=True)
     for name in ("params.yaml", "published.yaml", "catalog.yaml"):
         shutil.copyfile(ROOT / name, folder / name)
-    (folder / "reproduce/report/templates").parent.mkdir(parents=True)
-    (folder / "reproduce/report/templates").symlink_to(ROOT / "reproduce/report/templates")
     settings = load_yaml(folder / "params.yaml")
     settings["compare"]["bootstrap"]["resamples"] = 100
     params(settings)
@@ -84,8 +82,9 @@ def toy_results(
                 write_run(run)
                 write_beside(run)
             if seeds[:1] == settings["seeds"][:1]:
-                export = toy_export(settings["dataset"], MILLIONS[model], metric == "accuracy")
-                export["recipe"] = recipe_of(settings, model, seeds[0])
+                recipe = recipe_of(settings, model, seeds[0])
+                forms = {"int8": {"bytes": MILLIONS[model] * 10**6, "score": 0.88}}
+                export = {"recipe": recipe, "forms": forms}  # what `report` reads of it
                 write(Path("metrics/export") / f"{model}-{seeds[0]}.json", export)
     if speed:
         machine = {"cpu": "A Processor", "threads": 2}
@@ -136,18 +135,6 @@ def write_beside(run: Run) -> None:
     path = Path(f"curves/{run.name}.tsv")
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(["step\tloss", *lines]) + "\n")
-
-
-def toy_export(dataset: str, millions: int, classes: bool) -> dict[str, Any]:
-    """As `stages.export` writes it, with what `report` reads of it."""
-    forms: dict[str, dict[str, Any]] = {"pytorch": {"bytes": 4 * millions * 10**6, "score": 0.9}}
-    sizes = {"onnx": (4, 1.1e-05), "optimized": (4, 1.2e-05), "int8": (1, 0.52)}
-    for form, (size, difference) in sizes.items():
-        forms[form] = {"bytes": size * millions * 10**6, "score": 0.88 if size == 1 else 0.9,
-                       "largest_logit_difference": difference}  # fmt: skip
-        if classes:
-            forms[form]["other_labels"] = 7 if form == "int8" else 0
-    return {"dataset": dataset, "forms": forms}
 
 
 def toy_speed(millions: int) -> dict[str, Any]:

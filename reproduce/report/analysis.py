@@ -4,13 +4,11 @@ Pure functions of numpy arrays. `correct` and `probability` (of the answer that 
 have the shape (seeds, n): a row a run, all of one model on the same n sentences.
 """
 
-import itertools
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from reproduce.verdict.statistics import wilson
+from reproduce.verdict.statistics import Interval, wilson
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 BINS = 15  # of the reliability diagram, as in its article, section 4
-LENGTHS = (0, 10, 20, 30)  # words: each group has more than its number; the last has no upper end
+LENGTHS = ((1, 10), (11, 20), (21, 30), (31, None))  # words; None: no upper end
 
 # GLUE splits sentences into words ("does n't"), other corpora do not ("doesn't"): both match.
 KINDS = {
@@ -29,47 +27,25 @@ KINDS = {
 }
 
 
-@dataclass(frozen=True)
-class Share:
-    """Accuracy on `n` sentences in percent, the mean over runs, with its interval."""
-
-    n: int
-    value: float
-    interval: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How well probabilities match accuracy; all in percent but the n of a bin."""
-
-    bins: list[tuple[int, float, float]]  # n, mean confidence, accuracy; none that is empty
-    ece: float
-    confidence: float
-    accuracy: Share
-
-    @property
-    def tendency(self) -> str:
-        """over, under, or unclear where the mean confidence lies in the accuracy's interval."""
-        low, high = self.accuracy.interval
-        return "over" if self.confidence > high else "under" if self.confidence < low else "unclear"
-
-
-def share(correct: "Array", confidence: float) -> Share:
-    """The mean accuracy over runs with Wilson's interval.
+def share(correct: "Array", confidence: float) -> tuple[float, Interval]:
+    """The mean accuracy over runs with Wilson's interval, in percent.
 
     The interval is that of one run: another seed answers the same sentences, it adds none.
     """
     mean, n = float(correct.mean()), correct.shape[1]
     low, high = wilson(round(mean * n), n, confidence)
-    return Share(n, 100 * mean, (100 * low, 100 * high))
+    return 100 * mean, (100 * low, 100 * high)
 
 
 def calibration(
-    probability: "Array", correct: "Array", confidence: float, bins: int = BINS
-) -> Calibration:
+    probability: "Array", correct: "Array", bins: int = BINS
+) -> tuple[list[tuple[int, float, float]], float]:
     """Reliability diagram and ECE (Guo et al. 2017, arXiv:1706.04599, section 2, equations 1 to 3).
 
     Bin m of M equal-width bins holds probabilities in ((m - 1) / M, m / M]; 0 falls in the first.
+
+    Returns:
+        of each bin that is not empty its n, mean confidence and accuracy; and the ECE. In percent.
     """
     import numpy as np
 
@@ -79,31 +55,21 @@ def calibration(
         sure, accuracy = (100 * float(of[inside].mean()) for of in (probability, correct))
         filled.append((int(inside.sum()), sure, accuracy))
     ece = sum(n * abs(accuracy - sure) for n, sure, accuracy in filled) / place.size
-    return Calibration(filled, ece, 100 * float(probability.mean()), share(correct, confidence))
+    return filled, ece
 
 
-def by_length(texts: Sequence[str]) -> "Iterator[tuple[int, int | None, Array]]":
+def by_length(texts: Sequence[str]) -> "list[tuple[int, int | None, Array]]":
     """Groups by length in words: shortest, longest (None: no upper end), which sentences."""
     import numpy as np
 
     words = np.array([len(text.split()) for text in texts])
-    for low, high in itertools.zip_longest(LENGTHS, LENGTHS[1:]):
-        yield low + 1, high, (words > low) & (words <= (high or words.max()))
+    return [(low, high, (words >= low) & (words <= (high or words.max()))) for low, high in LENGTHS]
 
 
 def kinds(text: str) -> list[str]:
     """The names in KINDS of which the text has a word; ["neither"] if of none."""
     of = [name for name, pattern in KINDS.items() if re.search(pattern, text.lower())]
     return of or ["neither"]
-
-
-def by_kind(texts: Sequence[str]) -> "Iterator[tuple[str, Array]]":
-    """Groups by kind, of which a sentence can have two: name, which sentences."""
-    import numpy as np
-
-    of = [kinds(text) for text in texts]
-    for name in (*KINDS, "neither"):
-        yield name, np.array([name in names for names in of])
 
 
 def worst_errors(

@@ -85,13 +85,9 @@ def card_metadata(run: Run, dataset: Dataset, model: Model) -> "ModelCardData":
     from huggingface_hub import ModelCardData
 
     base, data = on_the_hub(model.sources), on_the_hub(dataset.sources)
-    splits = (dataset.validation, dataset.validation_mismatched)
-    results = [
-        result
-        for measured, split in zip(_measured(run), splits, strict=False)
-        if split
-        for result in eval_results(run, measured, split, data)
-    ]
+    results = eval_results(run, run.measured, dataset.validation, data)
+    if run.mismatched and dataset.validation_mismatched:
+        results += eval_results(run, _second(run), dataset.validation_mismatched, data)
     return ModelCardData(
         model_name=run.name,
         language="en",
@@ -133,11 +129,12 @@ def card_text(run: Run, environment: dict[str, Any], dataset: Dataset, model: Mo
     answer = f"classes: {', '.join(dataset.labels)}"
     if dataset.scale:
         answer = "label: a number from {:g} to {:g}".format(*dataset.scale)
-    settings = [[key.replace("_", " "), str(recipe["finetune"][key])] for key in
-                sorted(recipe["finetune"])]  # fmt: skip
-    where = "examples held out of train" if held_out else "examples, the whole validation set"
+    settings = [[key.replace("_", " "), str(value)]
+                for key, value in sorted(recipe["finetune"].items())]  # fmt: skip
+    where = "examples, the whole validation set"
     score_limit = "Probabilities were not calibrated, and nothing was scored on the test set."
     if held_out:
+        where = "examples held out of train"
         score_limit = "Scored on sentences held out of train: a run for choosing hyperparameters."
     return CARD.format(
         run=run,
@@ -176,16 +173,16 @@ def _usage(dataset: Dataset) -> str:
     return f"{make}\nprint(classify({example}))"
 
 
-def _measured(run: Run) -> list[dict[str, Any]]:
-    """The metrics on the validation set and, of MNLI, on the second one."""
-    part = run.mismatched
-    second = [measure(part.logits, part.labels, run.labels, run.metrics)] if part else []
-    return [run.measured, *second]
+def _second(run: Run) -> dict[str, Any]:
+    """The metrics on the second validation set, which MNLI has."""
+    assert run.mismatched
+    return measure(run.mismatched.logits, run.mismatched.labels, run.labels, run.metrics)
 
 
 def _scores(run: Run) -> str:
     rows = [["metric", "value", f"{CONFIDENCE:.0%} interval (Wilson)", "examples"]]
-    for measured, where in zip(_measured(run), ("", ", mismatched genres"), strict=False):
+    parts = {"": run.measured} | ({", mismatched genres": _second(run)} if run.mismatched else {})
+    for where, measured in parts.items():
         for metric in (*run.metrics, "loss"):
             value, interval = measured[metric], "-"
             if metric == "accuracy":

@@ -13,14 +13,14 @@ import io
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.report.analysis import Calibration
 from reproduce.report.wording import Wording
+from reproduce.verdict.statistics import Interval
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,9 +56,9 @@ class Dot:
     """One row of `dots`: a value with its interval. `value` None: not run."""
 
     label: str
-    index: int = 0  # decides colour and marker
-    value: float | None = None
-    interval: tuple[float, float] | None = None
+    index: int  # decides colour and marker
+    value: float | None
+    interval: Interval | None
 
 
 @dataclass(frozen=True)
@@ -71,26 +71,23 @@ class Dots:
     published: float | None = None
 
 
-def curves(models: Sequence[tuple[str, "Array"] | None], say: Wording) -> str:
+def curves(models: Mapping[str, "Array | None"], say: Wording) -> str:
     """Training loss by step: a model's median over seeds, and a band from lowest to highest.
 
     Args:
-        models: name, and an array of shape (points, 1 + seeds): step, loss of each seed. None keeps
+        models: by name an array of shape (points, 1 + seeds): step, loss of each seed. None keeps
             the colour of a model without a curve.
     """
     import numpy as np
 
     figure, axes = _canvas(WIDTH, 2.6)
-    for index, model in enumerate(models):
-        if model is None:
-            continue
-        (name, table), look = model, _look(index)
-        steps, losses = table[:, 0], table[:, 1:]
-        band = (losses.min(axis=1), losses.max(axis=1))
-        axes.fill_between(steps, *band, color=look["color"], alpha=0.2, linewidth=0)
-        every = max(1, len(steps) // 10)
-        median = np.median(losses, axis=1)
-        axes.plot(steps, median, label=name, linewidth=1.2, markersize=4, markevery=every, **look)
+    for index, (name, table) in enumerate(models.items()):
+        if table is not None:
+            look, steps, losses = _look(index), table[:, 0], table[:, 1:]
+            band = (losses.min(axis=1), losses.max(axis=1))
+            axes.fill_between(steps, *band, color=look["color"], alpha=0.2, linewidth=0)
+            look |= {"linewidth": 1.2, "markersize": 4, "markevery": max(1, len(steps) // 10)}
+            axes.plot(steps, np.median(losses, axis=1), label=name, **look)
     axes.set(xlabel=say.plain("step"), ylabel=say.plain("training_loss"))
     axes.set(xlim=(0, None), ylim=(0, None))
     _ticks(axes, say, y=1)
@@ -102,13 +99,14 @@ def dots(name: str, groups: Sequence[Dots], xlabel: str, say: Wording) -> str:
     """Values with their intervals, one row each, under the headings of their groups."""
     figure, axes = _canvas(WIDTH, 0.6 + 0.215 * sum(len(group.rows) + 1 for group in groups))
     across = axes.get_yaxis_transform()
-    y, labels = 0.0, []
+    y = 0.0
+    labels: dict[float, str] = {}
     for group in groups:
         axes.text(0, y, group.heading, transform=across, weight="bold", va="center")
         top = y
         for dot in group.rows:
             y += 1
-            labels.append((y, dot.label))
+            labels[y] = dot.label
             if dot.value is None:
                 words = {"s": say.plain("not_run"), "color": MUTED, "style": "italic"}
                 axes.text(0.012, y, transform=across, va="center", **words)
@@ -125,7 +123,7 @@ def dots(name: str, groups: Sequence[Dots], xlabel: str, say: Wording) -> str:
             text = say.plain("published_value", value=say.number(group.published, 1))
             axes.text(group.published, top, text, ha="center", va="center")
         y += 1.15
-    axes.set_yticks([place for place, _ in labels], [label for _, label in labels])
+    axes.set_yticks([*labels], [*labels.values()])
     axes.set(xlabel=xlabel, ylim=(y - 0.5, -0.7))
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
@@ -136,11 +134,12 @@ def dots(name: str, groups: Sequence[Dots], xlabel: str, say: Wording) -> str:
     return _svg(figure, name)
 
 
-def reliability(name: str, index: int, found: Calibration, say: Wording) -> str:
+def reliability(name: str, index: int, bins: Sequence[tuple[int, float, float]],
+                say: Wording) -> str:  # fmt: skip
     """Accuracy by confidence in each bin; below it, the share of the answers in each bin."""
     figure, (axes, counts) = _canvas(2.9, 3.0, rows=(2.6, 1))
     look = _look(index)
-    sizes, at, accuracy = zip(*found.bins, strict=True)
+    sizes, at, accuracy = zip(*bins, strict=True)
     axes.plot([0, 100], [0, 100], color=MUTED, linewidth=0.9, linestyle=DASHED)
     axes.plot(at, accuracy, linewidth=1.3, **look)
     counts.bar(at, [100 * n / sum(sizes) for n in sizes], width=2.2, color=look["color"])

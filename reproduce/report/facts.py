@@ -1,20 +1,19 @@
 """All that the report shows, in no language: read once, from the files that the stages wrote."""
 
-import hashlib
-import statistics
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.files import UserError, read_json
+from reproduce.files import UserError, read_json, sha256
 from reproduce.inputs.catalog import Dataset, on_the_hub, read_dataset, read_model
 from reproduce.inputs.sentences import read_tsv
 from reproduce.params import PARAMS, Finetune, read_yaml
-from reproduce.report.analysis import Calibration, calibration, share, worst_errors
+from reproduce.report.analysis import worst_errors
 from reproduce.training.recipe import read_recipe
-from reproduce.verdict.published import Published, read_published
-from reproduce.verdict.runs import NotRun, Run, read_export, read_runs, recipe_of, split_of
+from reproduce.verdict.evidence import Evidence, read_evidence
+from reproduce.verdict.runs import NotRun, Run
+from reproduce.verdict.statistics import Interval, wilson
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,33 +30,13 @@ class Model:
     name: str
     source: str
     recipe: Finetune
-    published: float | None
+    median: float | None  # of the scores; None where there is none
+    published: float | None  # on the same metric
     runs: list[Run]
     missing: list[NotRun]
-    curves: "dict[int, Array]"  # by seed, shape (points, 2): step, loss
     environments: dict[int, dict[str, Any]]  # by seed
-    export: dict[str, Any] | None
-    confidence: float  # of intervals, 0 to 1
-
-    @property
-    def seeds(self) -> list[int]:
-        """The seeds that ran."""
-        return [run.seed for run in self.runs]
-
-    @property
-    def median(self) -> float | None:
-        """The median score over seeds; None where there is none."""
-        scores = [run.score for run in self.runs if run.score is not None]
-        return statistics.median(scores) if scores else None
-
-    @property
-    def intervals(self) -> dict[int, tuple[float, float] | None]:
-        """By seed, the interval of an accuracy over sentences."""
-        accuracy = bool(self.runs) and self.runs[0].metrics[0] == "accuracy"
-        return {
-            run.seed: share(self.correct[i : i + 1], self.confidence).interval if accuracy else None
-            for i, run in enumerate(self.runs)
-        }
+    curves: "dict[int, Array]"  # by seed, shape (points, 2): step, loss
+    int8: dict[str, Any] | None  # the first seed's exported form: bytes, score ...
 
     @cached_property
     def predicted(self) -> "Array":
@@ -81,11 +60,6 @@ class Model:
         logits = np.stack([run.validation.logits for run in self.runs]).astype(float)
         return softmax(logits, axis=2).max(axis=2)  # type: ignore[no-any-return]
 
-    @cached_property
-    def calibration(self) -> Calibration:
-        """Of all runs together."""
-        return calibration(self.probability, self.correct, self.confidence)
-
     @property
     def confusion(self) -> list[list[int]]:
         """Counts by label (rows) and answer (columns), the runs added up."""
@@ -94,8 +68,8 @@ class Model:
         return [[sum(table[true][guess] for table in tables) for guess in names] for true in names]
 
     @property
-    def curve(self) -> "tuple[str, Array] | None":
-        """Name, and step and loss of each seed at the steps that all have; None without a curve."""
+    def curve(self) -> "Array | None":
+        """Shape (points, 1 + seeds): the steps that all curves have, and each loss; None: none."""
         import numpy as np
 
         if not self.curves:
@@ -103,18 +77,7 @@ class Model:
         curves = list(self.curves.values())
         steps = sorted(set.intersection(*(set(curve[:, 0]) for curve in curves)))
         losses = (curve[np.isin(curve[:, 0], steps), 1] for curve in curves)
-        return self.name, np.column_stack([steps, *losses])
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A sentence that is often answered wrongly; `wrong` a model: (wrong runs, all runs)."""
-
-    text: str
-    label: str
-    answer: str
-    probability: float
-    wrong: list[tuple[int, int]]
+        return np.column_stack([steps, *losses])
 
 
 @dataclass(frozen=True)
@@ -122,15 +85,18 @@ class Facts:
     """All of it. What a stage wrote is as it wrote it, None if it is not there."""
 
     params: dict[str, Any]
-    split: str  # "validation", or "held out of train"
     dataset: Dataset
-    published: Published
+    evidence: Evidence
     claims: dict[str, Any]
     error_rates: dict[str, Any] | None
-    speed: dict[str, Any] | None
     reference: dict[str, Any] | None
     models: list[Model]
     texts: list[str] | None  # of the sentences that the runs answered
+
+    @property
+    def speed(self) -> dict[str, Any] | None:
+        """metrics/speed.json."""
+        return self.evidence.speed
 
     @property
     def ran(self) -> list[Model]:
@@ -140,18 +106,28 @@ class Facts:
     @property
     def shown(self) -> Model:
         """The model whose errors are shown: the student if it ran."""
-        student = self.params["compare"]["student"]
-        return min(self.ran, key=lambda model: model.name != student)
+        return min(self.ran, key=lambda model: model.name != self.evidence.settings.student)
+
+    def interval(self, run: Run) -> Interval | None:
+        """The interval of an accuracy over sentences, in percent; None of other metrics."""
+        if run.metrics[0] != "accuracy":
+            return None
+        confidence = self.evidence.settings.confidence
+        low, high = wilson(run.measured["correct"], run.measured["n"], confidence)
+        return 100 * low, 100 * high
 
     @cached_property
-    def errors(self) -> list[Mistake]:
-        """What the model shown gets wrong, worst first, and how many runs of each model do."""
+    def errors(self) -> list[tuple[str, str, str, float, list[tuple[int, int]]]]:
+        """What the model shown gets wrong, worst first.
+
+        Text, label, answer, its probability, and of each model how many of how many runs do.
+        """
         texts, names, shown = self.texts or [], self.dataset.labels, self.shown
         labels = shown.runs[0].validation.labels
         wrong = [((~model.correct).sum(axis=0), len(model.runs)) for model in self.ran]
         return [
-            Mistake(texts[row].replace("\t", " | "), names[labels[row]], names[answer], sure,
-                    [(int(count[row]), runs) for count, runs in wrong])
+            (texts[row].replace("\t", " | "), names[labels[row]], names[answer], sure,
+             [(int(count[row]), runs) for count, runs in wrong])
             for row, sure, answer in worst_errors(labels, shown.predicted, shown.probability)
         ]  # fmt: skip
 
@@ -162,55 +138,51 @@ def read_facts() -> Facts:
     Raises:
         UserError: metrics/claims.json is missing or of another experiment, or a file is damaged.
     """
-    params = read_yaml(PARAMS)
-    claims, split = read_optional("metrics/claims.json", "dvc repro compare"), split_of(params)
-    wanted = (params["dataset"], split)
+    params, claims = read_yaml(PARAMS), read_optional("metrics/claims.json", "dvc repro compare")
+    evidence = read_evidence()
+    wanted = (evidence.dataset, evidence.split)
     if claims is None or (claims["dataset"], claims["split"]) != wanted:
         raise UserError(
             f"metrics/claims.json is missing or of another experiment; expected "
             f"{', '.join(wanted)}. Run `dvc repro compare`."
         )
-    published = read_published()
-    dataset = read_dataset(params["dataset"])
-    models = [
-        read_model_facts(name, list(runs.values()), params, published)
-        for name, runs in read_runs(params).items()
-    ]
-    first = next((model.runs[0] for model in models if model.runs), None)
+    dataset = read_dataset(evidence.dataset)
     rates = read_optional("benchmarks/results/verdicts.json", "git checkout benchmarks")
-    speed = read_optional("metrics/speed.json", "dvc repro benchmark")
     reference = read_optional("reference/result.json", "dvc repro reference/dvc.yaml")
-    texts = read_texts(first.sentences, dataset) if first else None
-    return Facts(params, split, dataset, published, claims, rates, speed, reference, models, texts)
+    models = [read_model_facts(name, params, evidence) for name in evidence.runs]
+    ran = [run for model in models for run in model.runs]
+    texts = read_texts(ran[0].sentences, dataset) if ran else None
+    return Facts(params, dataset, evidence, claims, rates, reference, models, texts)
 
 
-def read_model_facts(
-    name: str, runs: list[Run | NotRun], params: dict[str, Any], published: Published
-) -> Model:
-    """What is there of one model. Curves and environments are those of today's recipe."""
-    done = [run for run in runs if isinstance(run, Run)]
+def read_model_facts(name: str, params: dict[str, Any], evidence: Evidence) -> Model:
+    """What is there of one model. What is beside its runs is that of today's recipe."""
+    runs = evidence.of_model(name)
     source = on_the_hub(read_model(name).sources)
-    row = published.row(name, params["dataset"], split_of(params))
-    environments, curves = {}, {}
-    for run in done:
+    row = evidence.published.row(name, evidence.dataset, evidence.split)
+    environments: dict[int, dict[str, Any]] = {}
+    curves: dict[int, Array] = {}
+    export: dict[str, Any] | None = None
+    for seed, run in runs.items():
         about = read_optional(f"environment/{run.name}.json", f"dvc repro finetune@{run.name}")
         if about and about.get("recipe") == run.recipe:
-            environments[run.seed] = about
+            environments[seed] = about
             if (curve := read_curve(run.name)) is not None:
-                curves[run.seed] = curve
-    export = read_export(name, params["seeds"][0], recipe_of(params, name, params["seeds"][0]))
-    known = row and done and row.metric == done[0].metrics[0]
+                curves[seed] = curve
+        if seed == params["seeds"][0]:
+            export = read_optional(f"metrics/export/{run.name}.json", f"dvc repro export@{name}")
+            export = export if export and export.get("recipe") == run.recipe else None
     return Model(
         name,
         f"{source.hub} @ {(source.revision or '')[:8]}" if source else "–",
         read_recipe(name, params),
-        row.score if row and known else None,
-        done,
-        [run for run in runs if isinstance(run, NotRun)],
-        curves,
+        evidence.median(name),
+        row.score if row and row.metric == evidence.metric else None,
+        list(runs.values()),
+        [run for run in evidence.runs[name].values() if isinstance(run, NotRun)],
         environments,
-        None if isinstance(export, NotRun) or not export["forms"] else export,  # not exported
-        params["compare"]["confidence"],
+        curves,
+        export["forms"].get("int8") if export else None,
     )
 
 
@@ -240,10 +212,8 @@ def read_curve(run: str) -> "Array | None":
         raise UserError(f"{path}: {reason}. Run `dvc repro finetune@{run}`.") from error
 
 
-def read_texts(sha256: str, dataset: Dataset) -> list[str] | None:
+def read_texts(digest: str, dataset: Dataset) -> list[str] | None:
     """The sentences that the runs answered; None where data/raw is not there, or holds others."""
-    if not SENTENCES.is_file():
-        return None
-    if hashlib.sha256(SENTENCES.read_bytes()).hexdigest() != sha256:
+    if not SENTENCES.is_file() or sha256(SENTENCES) != digest:
         return None
     return read_tsv(SENTENCES, dataset.label_values, dataset.columns)[0]

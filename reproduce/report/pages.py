@@ -6,11 +6,11 @@ from typing import Any
 from reproduce.inputs.catalog import on_the_hub
 from reproduce.params import read_yaml
 from reproduce.report import charts
-from reproduce.report.analysis import BINS, by_kind, by_length, share
+from reproduce.report.analysis import BINS, KINDS, by_length, calibration, kinds, share
 from reproduce.report.charts import Dot, Dots
 from reproduce.report.facts import Facts, Model
 from reproduce.report.wording import LANGUAGES, TEXTS, Wording
-from reproduce.verdict.runs import ABSENT
+from reproduce.verdict.runs import ABSENT, by_device
 
 PAGES = ("report", "slides")
 VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not run")
@@ -59,78 +59,79 @@ def draw(facts: Facts, say: Wording) -> Figures:
 
     with charts.style():
         if count := sum(len(model.curves) for model in facts.ran):
-            svg = charts.curves([model.curve for model in facts.models], say)
+            svg = charts.curves({model.name: model.curve for model in facts.models}, say)
             add("curves", svg, every=facts.models[0].recipe.log_every, n=count)
         if facts.ran:
-            rows, metric = [seed_rows(model, say) for model in facts.models], score_name(facts, say)
+            rows, metric = [seed_rows(facts, m, say) for m in facts.models], score_name(facts, say)
             runs, n = sum(len(model.runs) for model in facts.ran), facts.ran[0].correct.shape[1]
             svg, level = charts.dots("scores", rows, metric, say), confidence(facts, say)
             add("scores", svg, metric=metric, confidence=level, sentences=n, runs=runs)
         for index, model in enumerate(facts.models):
             if model.runs and facts.dataset.labels:
-                svg = charts.reliability(model.name, index, model.calibration, say)
+                bins, _ = calibration(model.probability, model.correct)
                 place, n = f"reliability-{model.name}", model.correct.size
+                svg = charts.reliability(model.name, index, bins, say)
                 add(place, svg, "reliability", name=model.name, bins=BINS, n=n)
         if facts.ran and facts.dataset.labels and facts.texts is not None:
-            for name in ("lengths", "kinds"):
-                rows = group_rows(facts, facts.texts, name, say)
+            for name, rows in group_rows(facts, facts.texts, say).items():
                 add(name, charts.dots(name, rows, say.plain("accuracy_percent"), say))
         if facts.speed:
-            add("speed", charts.dots("speed", [speed_rows(facts)], say.plain("ms"), say),
-                n=len(facts.speed["models"]))  # fmt: skip
+            svg = charts.dots("speed", [speed_rows(facts, facts.speed)], say.plain("ms"), say)
+            add("speed", svg, n=len(facts.speed["models"]))
     return figures
 
 
 def confidence(facts: Facts, say: Wording) -> str:
     """That of intervals, in percent."""
-    return say.short(100 * facts.params["compare"]["confidence"])
+    return say.short(100 * facts.evidence.settings.confidence)
 
 
 def score_name(facts: Facts, say: Wording) -> str:
     """The headline metric on an axis."""
-    metric = facts.dataset.metrics[0]
+    metric = facts.evidence.metric
     return say.plain("accuracy_percent") if metric == "accuracy" else f"{metric} × 100"
 
 
-def seed_rows(model: Model, say: Wording) -> Dots:
+def seed_rows(facts: Facts, model: Model, say: Wording) -> Dots:
     """A model's rows in the chart of results by seed; a seed has one colour in all models."""
-    scores = {run.seed: run.score for run in model.runs}
-    seeds = sorted([*scores, *(int(run.name.rpartition("-")[2]) for run in model.missing)])
-    rows = [
-        Dot(say.seeds([seed]), index, scores.get(seed), model.intervals.get(seed))
-        for index, seed in enumerate(seeds)
-    ]
-    return Dots(model.name, rows, model.median if len(scores) > 1 else None, model.published)
-
-
-def group_rows(facts: Facts, texts: list[str], part: str, say: Wording) -> list[Dots]:
-    """The models side by side in each group of sentences that is not empty."""
-    groups = [(say.plain(name), inside) for name, inside in by_kind(texts)]
-    if part == "lengths":
-        groups = [
-            (say.plain(f"words_{'between' if high else 'or_more'}", low=low, high=high), inside)
-            for low, high, inside in by_length(texts)
-        ]
+    ran = {run.seed: run for run in model.runs}
     rows = []
-    for name, inside in groups:
+    for index, seed in enumerate(sorted(facts.evidence.runs[model.name])):
+        run = ran.get(seed)
+        known = (run.score, facts.interval(run)) if run else (None, None)
+        rows.append(Dot(say.seeds([seed]), index, *known))
+    return Dots(model.name, rows, model.median if len(ran) > 1 else None, model.published)
+
+
+def group_rows(facts: Facts, texts: list[str], say: Wording) -> dict[str, list[Dots]]:
+    """By chart, the models side by side in each group of sentences that is not empty."""
+    import numpy as np
+
+    of = [kinds(text) for text in texts]
+    groups: list[tuple[str, str, Any]] = []
+    for low, high, inside in by_length(texts):
+        key = "words_between" if high else "words_or_more"
+        groups.append(("lengths", say.plain(key, low=low, high=high), inside))
+    for kind in (*KINDS, "neither"):
+        groups.append(("kinds", say.plain(kind), np.array([kind in names for names in of])))
+    rows: dict[str, list[Dots]] = {"lengths": [], "kinds": []}
+    for chart, name, inside in groups:
         if n := int(inside.sum()):
-            dots = []
-            for index, model in enumerate(facts.models):
-                if model.runs:
-                    found = share(model.correct[:, inside], model.confidence)
-                    dots.append(Dot(model.name, index, found.value, found.interval))
-            rows.append(Dots(say.plain("group_size", name=name, n=n), dots))
+            level = facts.evidence.settings.confidence
+            dots = [Dot(model.name, index, *share(model.correct[:, inside], level))
+                    for index, model in enumerate(facts.models) if model.runs]  # fmt: skip
+            rows[chart].append(Dots(say.plain("group_size", name=name, n=n), dots))
     return rows
 
 
-def speed_rows(facts: Facts) -> Dots:
+def speed_rows(facts: Facts, speed: dict[str, Any]) -> Dots:
     """Milliseconds a sentence of each model, from its fastest to its slowest pass."""
     rows = []
     for index, model in enumerate(facts.models):
-        if found := facts.speed and facts.speed["models"].get(model.name):
-            passes = [1000 * s / facts.speed["sentences"] for s in found["seconds_by_pass"]]
-            middle = statistics.median(passes)
-            rows.append(Dot(model.name, index, middle, (min(passes), max(passes))))
+        if found := speed["models"].get(model.name):
+            passes = [1000 * seconds / speed["sentences"] for seconds in found["seconds_by_pass"]]
+            span = (min(passes), max(passes))
+            rows.append(Dot(model.name, index, statistics.median(passes), span))
     return Dots("", rows)
 
 
@@ -138,18 +139,20 @@ def compose(facts: Facts, say: Wording) -> dict[str, Any]:
     """What the template shows that is put together from texts and facts."""
     from markupsafe import Markup
 
-    found, asked = facts.claims["claims"], len(facts.params["seeds"])
-    claims = [found[name] for name in facts.published.claims if name in found]
+    evidence, found = facts.evidence, facts.claims["claims"]
+    claims = [found[name] for name in evidence.published.claims if name in found]
     verdicts = [claim["verdict"] for claim in claims]
     counts = {name.replace(" ", "_"): verdicts.count(name) for name in VERDICTS}
+    asked = len(facts.params["seeds"])
     seeds = (f"{m.name} {say('of', part=len(m.runs), all=asked)}" for m in facts.models)
-    task = facts.published.titles.get(facts.params["dataset"], facts.params["dataset"])
+    task = evidence.published.titles.get(evidence.dataset, evidence.dataset)
     remarks: list[str] = []
     rules: dict[str, list[str]] = {}
     for number, claim in enumerate(claims, start=1):
         if texts := Markup(" ").join(map(say.statement, claim["remarks"])):
             remarks.append(Markup(f"{number}. ") + texts)  # noqa: S704 (a number)
         rules.setdefault(say.statement(claim["rule_text"]), []).append(str(number))
+    lacking = lacking_parts(facts, say)
     return {
         "task": task,
         "claims": claims,
@@ -160,11 +163,11 @@ def compose(facts: Facts, say: Wording) -> dict[str, Any]:
         "rates": [error_rates(facts, rule, say) for rule in ("score", "retention")],
         "score": score_name(facts, say),
         "confidence": confidence(facts, say),
-        "parts": [part for part, reason in lacking_parts(facts, say).items() if not reason],
+        "parts": [part for part, reason in lacking.items() if not reason],
         "setting": setting(facts, task, say),
         "scores": [text for model in facts.ran for text in score_texts(facts, model, say)],
         "calibration": calibration_texts(facts, say),
-        "limits": limits(facts, task, say),
+        "limits": limits(facts, task, lacking, say),
         "stages": [group.split() for group in STAGES.split(", ")],
         "run": f"{facts.models[0].name}-{facts.params['seeds'][0]}",
     }
@@ -172,18 +175,17 @@ def compose(facts: Facts, say: Wording) -> dict[str, Any]:
 
 def lacking_parts(facts: Facts, say: Wording) -> dict[str, str]:
     """By part of the report, in order, why it is left out; "" where it is not."""
-    tests = facts.claims["paired"]["mcnemar"].values()
     ran = "" if facts.ran else say("nothing_ran")
     classes = ran or ("" if facts.dataset.labels else say("no_classes"))
     texts = classes or ("" if facts.texts is not None else say("no_sentences"))
     errors = texts or ("" if facts.errors else say("no_errors", name=facts.shown.name))
-    pairs = "" if any(test != "not run" for test in tests) else say("paired_none")
-    export = "" if any(model.export for model in facts.models) else say("no_export")
-    parts = {"claims": "", "rules": "", "paired": pairs, "setting": "", "scores": ran}
-    parts |= {"confusion": classes, "groups": texts, "errors": errors}
-    parts |= {"size": "" if facts.speed else say("no_speed"), "exported": export}
+    speed = "" if facts.speed else say("no_speed")
     reference = "" if facts.reference else say("reference_none")
-    return parts | {"reference": reference, "environment": ran, "limits": ""}
+    return {
+        "claims": "", "rules": "", "setting": "", "scores": ran, "confusion": classes,
+        "groups": texts, "errors": errors, "size": speed, "reference": reference,
+        "environment": ran, "limits": "",
+    }  # fmt: skip
 
 
 def error_rates(facts: Facts, rule: str, say: Wording) -> list[list[str]]:
@@ -201,7 +203,7 @@ def error_rates(facts: Facts, rule: str, say: Wording) -> list[list[str]]:
 def setting(facts: Facts, task: str, say: Wording) -> list[str]:
     """What is asked, and how it is measured."""
     source, selection = on_the_hub(facts.dataset.sources), facts.params["selection"]
-    name = source.hub if source else facts.params["dataset"]
+    name = source.hub if source else facts.evidence.dataset
     held_out, rows = selection["holdout"], facts.dataset.train.rows or 0
     sizes = {"train": selection["train"] or rows - held_out}
     sizes["n"] = held_out or facts.dataset.validation.rows or 0
@@ -223,43 +225,37 @@ def score_texts(facts: Facts, model: Model, say: Wording) -> list[str]:
         values = {"median": say.number(median), "published": say.short(published)}
         texts.append(say(key, name=name, difference=away, **values))
     if undefined := [run.seed for run in model.runs if run.score is None]:
-        metric, seeds = facts.dataset.metrics[0], say.seeds(undefined)
-        texts.append(say("score_undefined", name=name, metric=metric, seeds=seeds))
-    kinds: dict[str, list[int]] = {}
-    for run in model.runs:
-        kinds.setdefault(run.device, []).append(run.seed)
+        seeds = say.seeds(undefined)
+        texts.append(say("score_undefined", name=name, metric=facts.evidence.metric, seeds=seeds))
+    kinds = [f"{kind}: {say.seeds([r.seed for r in runs])}" for kind, runs in by_device(model.runs)]
     if len(kinds) > 1:
-        devices = "; ".join(f"{kind}: {say.seeds(seeds)}" for kind, seeds in kinds.items())
-        texts.append(say("mixed_devices", name=name, devices=devices))
+        texts.append(say("mixed_devices", name=name, devices="; ".join(kinds)))
     return texts
 
 
 def calibration_texts(facts: Facts, say: Wording) -> list[str]:
-    """Who is over-confident, said only where the interval of the accuracy excludes the opposite."""
+    """How sure each model is and how often right; the distance between the two."""
     texts, errors = [], []
     for model in facts.ran if facts.dataset.labels else []:
-        found, values = model.calibration, {}
-        values["sure"] = say.number(found.confidence, 1)
-        values["accuracy"] = say.number(found.accuracy.value, 1)
-        values["interval"] = say.interval(found.accuracy.interval, 1)
-        texts.append(say(found.tendency, name=model.name, values=say("sure", **values)))
-        errors.append(f"{model.name} {say.number(found.ece)}")
+        accuracy, interval = share(model.correct, facts.evidence.settings.confidence)
+        values = {"sure": say.number(100 * float(model.probability.mean()), 1)}
+        values |= {"accuracy": say.number(accuracy, 1), "interval": say.interval(interval, 1)}
+        texts.append(say("sure", name=model.name, **values))
+        _, ece = calibration(model.probability, model.correct)
+        errors.append(f"{model.name} {say.number(ece)}")
     return [*texts, say("ece", values=", ".join(errors))]
 
 
-def limits(facts: Facts, task: str, say: Wording) -> list[str]:
+def limits(facts: Facts, task: str, lacking: dict[str, str], say: Wording) -> list[str]:
     """What these pages cannot say."""
     missing = [run for model in facts.models for run in model.missing]
-    asked = len(missing) + sum(len(model.runs) for model in facts.models)
-    texts: list[str] = [say("limit_task", task=task)]
-    texts += map(say, ("limit_seeds", "limit_same"))
+    asked = sum(map(len, facts.evidence.runs.values()))
+    texts: list[str] = [say("limit_task", task=task), say("limit_seeds"), say("limit_same")]
     if missing:
         texts.append(say("limit_missing", n=len(missing), all=asked))
     other = (run for run in missing if run.why != ABSENT)
     texts += (f"{run.name}: {say('not_run')} ({say(run.why)})" for run in other)
-    reasons: dict[str, list[str]] = {}
-    for part, reason in lacking_parts(facts, say).items():
-        if reason:
-            reasons.setdefault(reason, []).append(f"“{say(part)}”")
-    lists = ((", ".join(parts), reason) for reason, parts in reasons.items())
-    return [*texts, *(say("left_out", parts=parts, reason=reason) for parts, reason in lists)]
+    for reason in dict.fromkeys(filter(None, lacking.values())):
+        parts = ", ".join(f"“{say(part)}”" for part in lacking if lacking[part] == reason)
+        texts.append(say("left_out", parts=parts, reason=reason))
+    return texts

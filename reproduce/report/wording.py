@@ -25,7 +25,7 @@ class Wording:
         self.tag = LANGUAGES[language]
 
     def __call__(self, key: str, /, **values: Any) -> "Markup":
-        """The text, for HTML. KeyError for an unknown name or a place that nothing fills."""
+        """The text, for HTML; KeyError for an unknown name or a place that nothing fills."""
         from markupsafe import Markup
 
         text = self.texts[key][self.language].strip()
@@ -58,10 +58,6 @@ class Wording:
     def seeds(self, seeds: Sequence[int]) -> str:
         """Seeds in words."""
         return self.plain("seeds", n=len(seeds), seeds=", ".join(map(str, seeds)))
-
-    def p_value(self, value: float) -> str:
-        """A p value with three decimals, or that it is smaller."""
-        return f"< {self.number(0.001, 3)}" if value < 0.001 else self.number(value, 3)
 
     def short(self, value: Any) -> str:
         """A parameter as people write it: 1e-05 as 1e-5, 0.5 in Portuguese as 0,5."""

@@ -1,13 +1,16 @@
 """What each kind of claim measures: the evidence on which claims.py gives its verdicts."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from reproduce.params import Compare
-from reproduce.verdict.published import Claim, Published, Row
-from reproduce.verdict.runs import Run, Runs, done
+from reproduce.files import read_json
+from reproduce.inputs.catalog import read_dataset
+from reproduce.params import PARAMS, Compare, read_section, read_yaml
+from reproduce.verdict.published import Claim, Published, Row, read_published
+from reproduce.verdict.runs import Run, Runs, by_device, read_runs, split_of
 from reproduce.verdict.statistics import (
     NOT_RUN,
     Difference,
@@ -17,10 +20,7 @@ from reproduce.verdict.statistics import (
     wilson,
 )
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, np.dtype[Any]]
+SPEED = Path("metrics/speed.json")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Evidence:
     published: Published
 
     def of_model(self, model: str) -> dict[int, Run]:
-        """The runs of a model that have a result."""
+        """The runs of a model that have a result, by seed."""
         by_seed = self.runs.get(model, {})
         return {seed: run for seed, run in by_seed.items() if isinstance(run, Run)}
 
@@ -45,41 +45,42 @@ class Evidence:
         runs = self.of_model(model).items()
         return {seed: run.score for seed, run in runs if run.score is not None}
 
-    @property
-    def labels(self) -> "Array | None":
-        """The labels that all runs share; None if nothing was run."""
-        return next((run.validation.labels for run in done(self.runs)), None)
-
-    def ratio_of_medians(self, student: str, teacher: str) -> float | None:
-        """The student's median score in percent of the teacher's; None if there is no ratio."""
-        first, second = self.scores(student).values(), self.scores(teacher).values()
-        if not (first and second) or min(statistics.median(second), statistics.fmean(second)) <= 0:
+    def median(self, *models: str) -> float | None:
+        """A model's median score, or the ratio of two models' in percent; None if there is none."""
+        samples = [list(self.scores(model).values()) for model in models]
+        if not all(samples) or any(statistics.fmean(sample) <= 0 for sample in samples[1:]):
             return None
-        return 100 * statistics.median(first) / statistics.median(second)
+        return _ratio([statistics.median(sample) for sample in samples])
 
-    def bootstrap(self, *models: str) -> Interval | None:
-        """Interval times 100 over sentences: of a model's median score, or of two's ratio."""
+    def over_sentences(self, *models: str) -> Interval | None:
+        """Interval over sentences of `median`, which is there, times 100.
+
+        Of one accuracy: Wilson's, of the median run (an even number of runs: of their middle, to a
+        whole sentence). Of other metrics and of a ratio: bootstrap.
+        """
         import numpy as np
 
-        if (labels := self.labels) is None or not all(map(self.scores, models)):
-            return None
-        runs = [self.of_model(model).values() for model in models]
-        predicted = [np.stack([run.validation.predicted for run in of_one]) for of_one in runs]
-        options = self.settings.bootstrap
-        return _percent(bootstrap(self.metric, labels, predicted, self.settings.confidence,
-                                  options.resamples, options.seed))  # fmt: skip
+        runs = [list(self.of_model(model).values()) for model in models]
+        confidence, options = self.settings.confidence, self.settings.bootstrap
+        interval: Interval | None
+        if self.metric == "accuracy" and len(models) == 1:
+            correct = round(statistics.median(run.measured["correct"] for run in runs[0]))
+            interval = wilson(correct, runs[0][0].measured["n"], confidence)
+        else:
+            labels = runs[0][0].validation.labels
+            predicted = [np.stack([run.validation.predicted for run in of_one]) for of_one in runs]
+            settings = (confidence, options.resamples, options.seed)
+            interval = bootstrap(self.metric, labels, predicted, *settings)
+        return interval and (round(100 * interval[0], 2), round(100 * interval[1], 2))
 
-    def sentence_interval(self, model: str) -> Interval | None:
-        """Interval over sentences of a model's median score, times 100.
 
-        Accuracy: Wilson's, of the median run (an even number of runs: of their middle, to a whole
-        sentence). Other metrics: bootstrap.
-        """
-        if self.metric != "accuracy":
-            return self.bootstrap(model)
-        measured = [run.measured for run in self.of_model(model).values()]
-        correct = round(statistics.median(run["correct"] for run in measured))
-        return _percent(wilson(correct, measured[0]["n"], self.settings.confidence))
+def read_evidence() -> Evidence:
+    """All that the verdicts rest on: the settings and what the stages before `compare` wrote."""
+    params, settings = read_yaml(PARAMS), read_section("compare", Compare)
+    speed = read_json(SPEED, "Run `dvc repro -f -s benchmark`.") if SPEED.exists() else None
+    dataset, split, runs = params["dataset"], split_of(params), read_runs(params)
+    metric = read_dataset(dataset).metrics[0]
+    return Evidence(dataset, split, metric, runs, speed, settings, read_published())
 
 
 @dataclass
@@ -92,11 +93,15 @@ class Measured:
     samples: list[list[float]] = field(default_factory=list)  # one, or two of which it is a ratio
     by_repetition: dict[str, float | str] = field(default_factory=dict)
     repetitions: str | None = None  # "seeds", "seeds of each model" or "passes"
-    required: int = 2  # so many repetitions at least
     over_sentences: Interval | None = None  # of the value
     comparable: bool = True  # the published metric is the measured one
     remarks: list[dict[str, str]] = field(default_factory=list)  # each by language
     files: list[str] = field(default_factory=list)
+
+    @property
+    def required(self) -> int:
+        """So many repetitions at least."""
+        return max(2, self.published_seeds or 0)
 
     @property
     def repeated(self) -> int:
@@ -111,51 +116,68 @@ class Measured:
         """
         import numpy as np
 
-        means, deviations = (
-            [function(sample) for sample in self.samples]
-            for function in (statistics.fmean, statistics.stdev)
-        )
+        means = [statistics.fmean(sample) for sample in self.samples]
+        deviations = [statistics.stdev(sample) for sample in self.samples]
         counts = np.array([len(sample) for sample in self.samples]) + more
         return difference_over_seeds(
             means, deviations, counts, self.published, self.published_seeds
         )
 
 
-def score(claim: Claim, evidence: Evidence) -> Measured | None:
-    """The median score of the seeds."""
-    model = claim.models[0]
-    row = evidence.published.row(model, evidence.dataset, evidence.split)
-    if row is None:
-        return None
-    measured = _of_runs(claim, evidence, [row], row.score)
-    measured.repetitions = "seeds"
-    if measured.samples[0]:
-        measured.value = statistics.median(measured.samples[0])
-        measured.over_sentences = evidence.sentence_interval(model)
-    if row.note:
-        measured.remarks.append(row.note.fill())
-    return measured
+def of_runs(claim: Claim, evidence: Evidence) -> Measured | None:
+    """The median score of the seeds of a model, or of two the first's in percent of the second's.
 
-
-def retention(claim: Claim, evidence: Evidence) -> Measured | None:
-    """The student's score in percent of the teacher's: of their medians."""
-    say = evidence.published.say
-    found = (evidence.published.row(m, evidence.dataset, evidence.split) for m in claim.models)
+    None where nothing was published.
+    """
+    models = claim.models
+    found = (evidence.published.row(m, evidence.dataset, evidence.split) for m in models)
     rows = [row for row in found if row]
-    if len(rows) < 2:
+    if len(rows) < len(models):
         return None
-    measured = _of_runs(claim, evidence, rows, round(100 * rows[0].score / rows[1].score, 2))
-    measured.repetitions = "seeds of each model"
-    measured.value = evidence.ratio_of_medians(*claim.models)
-    counts = {m: len(s) for m, s in zip(claim.models, measured.samples, strict=True)}
+    number = rows[0].score if len(rows) == 1 else round(100 * rows[0].score / rows[1].score, 2)
+    measured = Measured(number, max(row.seeds or 1 for row in rows))
+    measured.repetitions = "seeds" if len(models) == 1 else "seeds of each model"
+    scores = [evidence.scores(model) for model in models]
+    measured.samples = [list(of_model.values()) for of_model in scores]
+    for seed in evidence.runs.get(models[0], {}):
+        ran = all(seed in of_model for of_model in scores)
+        value = _ratio([of_model[seed] for of_model in scores]) if ran else None
+        measured.by_repetition[str(seed)] = NOT_RUN if value is None else round(value, 2)
+    measured.value = evidence.median(*models)
     if measured.value is not None:
-        measured.over_sentences = evidence.bootstrap(*claim.models)
-    elif all(counts.values()):
-        measured.remarks.append(say("no_ratio"))
-    if all(counts.values()) and len(set(counts.values())) > 1:
-        text = ", ".join(f"{model} {count}" for model, count in counts.items())
-        measured.remarks.append(say("unequal", counts=text))
+        measured.over_sentences = evidence.over_sentences(*models)
+    runs = [run for model in models for run in evidence.of_model(model).values()]
+    measured.files = [f"predictions/{run.name}.csv" for run in runs]
+    measured.comparable = all(row.metric == evidence.metric for row in rows)
+    measured.remarks = list(_remarks_on_runs(claim, evidence, rows, measured))
     return measured
+
+
+def _remarks_on_runs(
+    claim: Claim, evidence: Evidence, rows: list[Row], measured: Measured
+) -> Iterator[dict[str, str]]:
+    """What must be known of the runs behind a number."""
+    say, models, metric = evidence.published.say, claim.models, evidence.metric
+    runs = [run for model in models for run in evidence.of_model(model).values()]
+    if left_out := [model for model in models if model not in evidence.runs]:
+        yield say("left_out", models=" and ".join(left_out))
+    elif absent := [model for model in models if not evidence.of_model(model)]:
+        yield say("no_run", models=", ".join(absent))
+    if broken := [run.name for run in runs if run.score is None]:
+        yield say("undefined", models=", ".join(broken), metric=metric)
+    if other := [row.metric for row in rows if row.metric != metric]:
+        yield say("other_metric", metric=metric, published=other[0])
+    kinds = by_device(runs)
+    if len(kinds) > 1:
+        lists = (f"{kind} {', '.join(run.name for run in of_one)}" for kind, of_one in kinds)
+        yield say("devices", devices="; ".join(lists))
+    if measured.repeated and measured.value is None:
+        yield say("no_ratio")
+    counts = [f"{m} {len(s)}" for m, s in zip(models, measured.samples, strict=True)]
+    if measured.repeated and len(set(map(len, measured.samples))) > 1:
+        yield say("unequal", counts=", ".join(counts))
+    if len(rows) == 1 and rows[0].note:
+        yield rows[0].note.fill()
 
 
 def parameters(claim: Claim, evidence: Evidence) -> Measured:
@@ -186,43 +208,9 @@ def nothing(claim: Claim, evidence: Evidence) -> Measured:
 
 # By what a claim measures; None where it does not apply.
 MEASURES: dict[str, Callable[[Claim, Evidence], Measured | None]] = {
-    "score": score, "retention": retention, "parameters": parameters, "speed": speed,
+    "score": of_runs, "retention": of_runs, "parameters": parameters, "speed": speed,
     "nothing": nothing,
 }  # fmt: skip
-
-
-def _of_runs(claim: Claim, evidence: Evidence, rows: list[Row], number: float) -> Measured:
-    """What claims on fine-tuned models share: seeds, files, and remarks on them."""
-    say, models = evidence.published.say, claim.models
-    seeds = max(row.seeds or 1 for row in rows)
-    scores = [evidence.scores(model) for model in models]
-    runs = [run for model in models for run in evidence.of_model(model).values()]
-    measured = Measured(number, seeds, required=max(2, seeds))
-    measured.samples = [list(of_model.values()) for of_model in scores]
-    measured.files = [f"predictions/{run.name}.csv" for run in runs]
-    for seed in evidence.runs.get(models[0], {}):
-        values = [of_model[seed] for of_model in scores if seed in of_model]
-        missing = len(values) < len(models) or (len(values) == 2 and values[1] <= 0)
-        value = 0 if missing else values[0] if len(values) == 1 else 100 * values[0] / values[1]
-        measured.by_repetition[str(seed)] = NOT_RUN if missing else round(value, 2)
-    if left_out := [model for model in models if model not in evidence.runs]:
-        measured.remarks.append(say("left_out", models=" and ".join(left_out)))
-    elif absent := [model for model in models if not evidence.of_model(model)]:
-        measured.remarks.append(say("no_run", models=", ".join(absent)))
-    if broken := [run.name for run in runs if run.score is None]:
-        text = say("undefined", models=", ".join(broken), metric=evidence.metric)
-        measured.remarks.append(text)
-    if other := [row.metric for row in rows if row.metric != evidence.metric]:
-        measured.comparable = False
-        text = say("other_metric", metric=evidence.metric, published=other[0])
-        measured.remarks.append(text)
-    kinds: dict[str, list[str]] = {}
-    for run in runs:
-        kinds.setdefault(run.device, []).append(run.name)
-    if len(kinds) > 1:
-        lists = "; ".join(f"{kind} {', '.join(names)}" for kind, names in sorted(kinds.items()))
-        measured.remarks.append(say("devices", devices=lists))
-    return measured
 
 
 def _in_speed(claim: Claim, evidence: Evidence, measured: Measured) -> list[dict[str, Any]]:
@@ -235,5 +223,8 @@ def _in_speed(claim: Claim, evidence: Evidence, measured: Measured) -> list[dict
     return [found[model] for model in claim.models]
 
 
-def _percent(interval: Interval | None) -> Interval | None:
-    return interval and (round(100 * interval[0], 2), round(100 * interval[1], 2))
+def _ratio(values: Sequence[float]) -> float | None:
+    """One value itself; of two the first in percent of the second, None unless that is positive."""
+    if len(values) == 1:
+        return values[0]
+    return 100 * values[0] / values[1] if values[1] > 0 else None

@@ -26,20 +26,19 @@ class Text(Section):
     pt: str
 
     def fill(self, **values: Any) -> dict[str, str]:
-        """The sentence by language. Numbers are written as the language does: 98.5, 98,5.
-
-        Values may themselves be by language, as another sentence's `fill` gives them.
-        """
-        return {
-            language: getattr(self, language).format(
-                **{name: in_language(value, language) for name, value in values.items()}
-            )
-            for language in LANGUAGES
-        }
+        """The sentence by language, its numbers as `in_language` writes them."""
+        texts = {}
+        for language in LANGUAGES:
+            written = {name: in_language(value, language) for name, value in values.items()}
+            texts[language] = getattr(self, language).format(**written)
+        return texts
 
 
 def in_language(value: Any, language: str) -> str:
-    """A value as text: a number, with at most 2 decimals, as the language writes it."""
+    """A value as text: a number, at most 2 decimals, as the language writes it: 98.5, 98,5.
+
+    Of a text by language, as `Text.fill` gives it, the language's.
+    """
     if isinstance(value, dict):
         return str(value[language])
     if not isinstance(value, int | float):

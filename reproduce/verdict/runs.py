@@ -1,10 +1,9 @@
 """The result of a run: predictions/MODEL-SEED.csv and, beside it, MODEL-SEED.json. In git.
 
 The CSV has a line an example: index, label, predicted and the logit of each class (none where the
-label is a number). MNLI has a second validation set: there the column `split` comes after
-`predicted`. The JSON says what made it: the recipe's digest, dataset, split, device. Both are
-written by `write_run` and read by `read_run` alone; a result that is not today's recipe's is
-"not run".
+label is a number); of MNLI, which has a second validation set, the column `split` after
+`predicted`. The JSON says what made it: the recipe's digest, dataset, split, device. `write_run`
+alone writes them and `read_run` reads them; a result that is not today's recipe's is "not run".
 """
 
 import csv
@@ -12,7 +11,7 @@ import functools
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 PREDICTIONS = Path("predictions")
-EXPORTS = Path("metrics/export")
 SPLITS = ("validation", "validation_mismatched")  # as data/tokenized and the column `split` say
 
 # Why a run counts as not run.
@@ -137,12 +135,9 @@ def read_run(model: str, seed: int, recipe: str, dataset: str, split: str) -> Ru
         if about["csv"] != _digest(content := path.read_bytes()):
             return NotRun(name, DAMAGED, f"{path} is not the file that evaluate wrote")
         parts = _read_parts(content.decode(), len(about["labels"]))
-        facts: dict[str, Any] = {
-            key: about[key] for key in ("device", "precision", "evaluated_on", "sentences")
-        }
-        facts |= {key: tuple(about[key]) for key in ("metrics", "labels")}
-        facts |= dict(zip(("validation", "mismatched"), parts, strict=False))
-        run = Run(model, seed, recipe, dataset, split, **facts)
+        facts: list[Any] = [tuple(about[key]) for key in ("metrics", "labels")]
+        facts += (about[key] for key in ("device", "precision", "evaluated_on", "sentences"))
+        run = Run(model, seed, recipe, dataset, split, *facts, *parts)
         return run if len(run.validation.labels) == about["n"] else NotRun(name, DAMAGED, str(path))
     except FileNotFoundError as error:
         if error.filename == str(path):
@@ -176,11 +171,8 @@ def _read_parts(text: str, classes: int) -> list[Part]:
 
 def recipe_of(params: dict[str, Any], model: str, seed: int) -> str:
     """The digest of what a run would be made by today: params.yaml and the pins of catalog.yaml."""
-    entry = read_model(model)
-    pins = {
-        "dataset": digests(read_dataset(params["dataset"]).pins()),
-        "model": digests(entry.tokenizer | entry.weights),
-    }
+    entry, dataset = read_model(model), read_dataset(params["dataset"])
+    pins = {"dataset": digests(dataset.pins()), "model": digests(entry.tokenizer | entry.weights)}
     return recipe_digest(run_recipe(params, model, seed, pins))
 
 
@@ -192,7 +184,7 @@ def split_of(params: dict[str, Any]) -> str:
 def read_runs(params: dict[str, Any]) -> Runs:
     """Every run that params.yaml names, in its order.
 
-    Runs are of the same sentences in the same order: where they are not, the most alike count.
+    Where they are not of the same sentences in the same order, those count of which most are alike.
     """
     split = split_of(params)
     runs: Runs = {model: {} for model in params["models"]}
@@ -200,9 +192,10 @@ def read_runs(params: dict[str, Any]) -> Runs:
         for seed in params["seeds"]:
             recipe = recipe_of(params, model, seed)
             by_seed[seed] = read_run(model, seed, recipe, params["dataset"], split)
-    kinds = Counter((run.sentences, run.validation.labels.tobytes()) for run in done(runs))
-    for run in list(done(runs)):
-        if (run.sentences, run.validation.labels.tobytes()) != kinds.most_common(1)[0][0]:
+    answered = [(run, (run.sentences, run.validation.labels.tobytes())) for run in done(runs)]
+    counts = Counter(sentences for _, sentences in answered)
+    for run, sentences in answered:
+        if sentences != counts.most_common(1)[0][0]:
             detail = "its sentences are not those of the other runs"
             runs[run.model][run.seed] = NotRun(run.name, OTHER_SENTENCES, detail)
     return runs
@@ -213,16 +206,12 @@ def done(runs: Runs) -> Iterator[Run]:
     return (run for by_seed in runs.values() for run in by_seed.values() if isinstance(run, Run))
 
 
-def read_export(model: str, seed: int, recipe: str) -> dict[str, Any] | NotRun:
-    """metrics/export/MODEL-SEED.json, if it is of this recipe."""
-    name, path = f"{model}-{seed}", EXPORTS / f"{model}-{seed}.json"
-    try:
-        export = read_json(path, f"Run `dvc repro export@{model}`.")
-    except FileNotFoundError:
-        return NotRun(name, ABSENT)
-    if not isinstance(export, dict) or export.get("recipe") != recipe:
-        return NotRun(name, OTHER_RECIPE, f"{path} is not of recipe {recipe}")
-    return export
+def by_device(runs: Iterable[Run]) -> list[tuple[str, list[Run]]]:
+    """Runs by the kind of device that trained them, "cpu" first."""
+    kinds: dict[str, list[Run]] = {}
+    for run in runs:
+        kinds.setdefault(run.device, []).append(run)
+    return sorted(kinds.items())
 
 
 def _digest(content: bytes) -> str:

@@ -26,9 +26,9 @@ NOT_RUN = "not run"
 
 @dataclass(frozen=True)
 class Difference:
-    """Measured minus published, its standard error, and the degrees of freedom of that error.
+    """Measured minus published, its standard error and that error's degrees of freedom.
 
-    Each is a number, or an array of them: one a study, when the rules are simulated.
+    Each is a number, or an array: one a study, when the rules are simulated.
     """
 
     value: "Number"
@@ -76,35 +76,21 @@ def difference_over_seeds(
     return Difference(measured - published, np.sqrt(total), freedom)
 
 
-def equivalence(difference: Difference, margin: float, confidence: float) -> "Array":
-    """Verdicts on a number that should be the published one, within a margin on either side.
+def decide(rule: str, difference: Difference, margin: float, confidence: float) -> "Array":
+    """The verdicts of a rule, "difference" or "at least", within a margin.
 
     With confidence 0.95: reproduced if the 90 % interval lies within the margin (two one-sided
-    tests at 5 %, Schuirmann 1987), not reproduced if the 95 % interval lies outside.
+    tests at 5 %, Schuirmann 1987), not reproduced if the 95 % interval lies outside. "at least"
+    has no upper margin: more than was claimed is no failure.
     """
     import numpy as np
 
     low, high = difference.interval(2 * confidence - 1)
-    within = (-margin <= low) & (high <= margin)
-    low, high = difference.interval(confidence)
-    outside = (low > margin) | (high < -margin)
+    wide_low, wide_high = difference.interval(confidence)
+    within, outside = low >= -margin, wide_high < -margin
+    if rule == "difference":
+        within, outside = within & (high <= margin), outside | (wide_low > margin)
     return np.select([within, outside], [REPRODUCED, NOT_REPRODUCED], INCONCLUSIVE)
-
-
-def at_least(difference: Difference, margin: float, confidence: float) -> "Array":
-    """Verdicts on an advantage: more than was claimed is no failure.
-
-    With confidence 0.95: reproduced if the lower end of the 90 % interval reaches the margin (a
-    one-sided test at 5 %), not reproduced if the upper end of the 95 % interval does not.
-    """
-    import numpy as np
-
-    reaches = difference.interval(2 * confidence - 1)[0] >= -margin
-    fails = difference.interval(confidence)[1] < -margin
-    return np.select([reaches, fails], [REPRODUCED, NOT_REPRODUCED], INCONCLUSIVE)
-
-
-RULES = {"difference": equivalence, "at least": at_least}
 
 
 # --- over sentences ------------------------------------------------------------------------------
@@ -149,30 +135,6 @@ def wilson(correct: int, n: int, confidence: float) -> Interval:
     return float(interval.low), float(interval.high)
 
 
-def mcnemar(first: "Array", second: "Array") -> dict[str, Any]:
-    """McNemar's exact test of two models on the same sentences.
-
-    Args:
-        first, second: boolean arrays of shape (n,): which sentences each has right.
-
-    Returns:
-        counts: both right, only_first, only_second, neither; p, two-sided, if a fair coin decided
-        which of the two has a sentence right that one alone has (McNemar 1947, with the binomial
-        distribution in place of chi-squared).
-    """
-    from scipy import stats
-
-    only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
-    differing = only_first + only_second
-    return {
-        "both": int((first & second).sum()),
-        "only_first": only_first,
-        "only_second": only_second,
-        "neither": int((~first & ~second).sum()),
-        "p": float(stats.binomtest(only_first, differing).pvalue) if differing else 1.0,
-    }
-
-
 def bootstrap(
     metric: str,
     labels: "Array",
@@ -181,11 +143,10 @@ def bootstrap(
     resamples: int,
     seed: int,
 ) -> Interval | None:
-    """Bootstrap interval (percentiles) over sentences, of one model or of a ratio of two.
+    """Bootstrap interval (percentiles) over sentences: of a model's median score, or two's ratio.
 
-    Of one model's median score the sentences alone are resampled. Of the ratio of two models'
-    median scores the seeds of each are too, independently of the sentences, which both models
-    share (Owen 2007, "The pigeonhole bootstrap": the interval is rather too wide than too narrow).
+    Of a ratio the seeds of each model are resampled too, independently of the sentences, which
+    both share (Owen 2007, "The pigeonhole bootstrap": rather too wide than too narrow).
 
     Args:
         labels: shape (n,).
@@ -205,25 +166,20 @@ def bootstrap(
             if seeds:
                 scores = np.take_along_axis(scores, seeds[index].astype(int), axis=-1)
             found.append(np.median(scores, axis=-1))
-        if len(found) == 1:
-            return np.asarray(found[0])
-        return np.asarray(found[0] / np.where(found[1] > 0, found[1], np.nan))
+        if len(found) == 2:
+            found[0] = found[0] / np.where(found[1] > 0, found[1], np.nan)
+        return np.asarray(found[0])
 
     if len(labels) < 2:
         return None
     # A single seed twice: scipy wants two observations of everything.
     seeds = [np.arange(len(m)) if len(m) > 1 else np.zeros(2, int) for m in models]
+    resampled = (np.arange(len(labels)), *(seeds if len(models) > 1 else ()))
+    options = {"method": "percentile", "vectorized": True, "rng": np.random.default_rng(seed)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of resamples that are all alike: the interval says so
-        result = stats.bootstrap(
-            (np.arange(len(labels)), *(seeds if len(models) > 1 else ())),
-            medians,
-            n_resamples=resamples,
-            confidence_level=confidence,
-            method="percentile",
-            vectorized=True,
-            rng=np.random.default_rng(seed),
-            batch=max(1, 2_000_000 // len(labels)),
-        )
-    low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
-    return None if math.isnan(low) or math.isnan(high) else (low, high)
+        found = stats.bootstrap(
+            resampled, medians, n_resamples=resamples, confidence_level=confidence,
+            batch=max(1, 2_000_000 // len(labels)), **options,
+        ).confidence_interval  # fmt: skip
+    return None if np.isnan([*found]).any() else (float(found.low), float(found.high))
