@@ -145,7 +145,7 @@ def test_a_file_system_without_flock_is_one_message(
 
 @pytest.mark.parametrize(
     ("named", "message"),
-    [("MIG-1234", "is a part of a GPU"), ("7", "7 names 0 GPUs"), ("GPU-", "GPU- names 2 GPUs"),
+    [("MIG-1234", "MIG-1234 names 0 GPUs"), ("7", "7 names 0 GPUs"), ("GPU-", "GPU- names 2 GPUs"),
      ("0,MIG-GPU-1111/1/0", "names 0 GPUs"), ("0,0x1", "0x1 names 0 GPUs")],
 )  # fmt: skip
 def test_what_names_no_whole_gpu_is_one_message(

@@ -118,7 +118,7 @@ BROKEN: list[tuple[bytes, str]] = [
     (b"dataset: sst2\nseeds: [1, [2\n", r"is not valid YAML: .*\(line: 2\)"),
     (b"a: 1\na: 2\n", "is not valid YAML: .*duplicate key"),
     (b"a: !!python/object:os.system x\n", "is not valid YAML"),
-    (b"dataset: \xff\n", ": not UTF-8"),
+    (b"dataset: \xff\n", "is not valid YAML: .utf-8. codec"),
     (b"- a\n", ": expected a mapping, found list"),
     (b"", ": expected a mapping, found NoneType"),
     (b"a: &a [*a]\n", "holds what no parameter can be"),
