@@ -8,7 +8,6 @@ a process that has imported PyTorch already (warm.py); without it each stage is 
 """
 
 import contextlib
-import hashlib
 import importlib
 import io
 import json
@@ -21,6 +20,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 from unittest import mock
 
@@ -28,6 +28,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from reproduce.command import run_command
+from reproduce.files import sha256
 
 # Before PyTorch is imported: tiny models gain nothing from more threads.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -51,8 +52,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pin(path: Path) -> dict[str, Any]:
     """Bytes and sha256 of a file, as the catalog writes them."""
-    data = path.read_bytes()
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def load_yaml(path: Path) -> Any:
@@ -78,9 +78,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("tiny")
     words = set(re.findall(r"[a-z]+", " ".join(pocket_lines("train", 96)).lower()))
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
-    pieces += [*(f"##{letter}" for letter in letters), *".,;:'!?-", *sorted(words)]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *ascii_lowercase]
+    pieces += [*(f"##{letter}" for letter in ascii_lowercase), *".,;:'!?-", *sorted(words)]
     vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     BertWordPieceTokenizer(vocabulary, lowercase=True).save(str(folder / "tokenizer.json"))
@@ -105,8 +104,7 @@ class Repository:
     ran: list[str] = field(default_factory=list)  # stages of the first repro, in order
 
     def run(self, *command: str, ok: bool = True, **env: str) -> Done:
-        launcher = {"LAUNCHER": os.environ.get("LAUNCHER", "")}
-        env = {**self.env, **launcher, **env}
+        env = {**self.env, "LAUNCHER": os.environ.get("LAUNCHER", ""), **env}
         done = subprocess.run(
             command, cwd=self.path, env=env, capture_output=True, text=True, timeout=900
         )

@@ -9,7 +9,6 @@ import argparse
 import csv
 import io
 import json
-import logging
 import re
 import shutil
 import subprocess
@@ -56,8 +55,6 @@ def demo(settings: list[str]) -> None:
     check_git()
     if DEMO.exists() and not DEMO.is_dir():
         raise UserError(f"{DEMO} is in the way: the demo's pages go into a folder of that name.")
-    # Of each output that has never been made, DVC warns that it cannot be checked out.
-    logging.getLogger("dvc_data.index.checkout").setLevel(logging.ERROR)
     params = [f"--set-param={setting}" for setting in settings]
     run_dvc("exp", "run", "--temp", "--name", "demo-new", *params)
     head = git("rev-parse", "HEAD")
