@@ -66,7 +66,7 @@ def main() -> None:
 def make_empty(path: Path) -> None:
     """A repository with the two-stage pipeline."""
     path.mkdir()
-    git(path, "init")
+    subprocess.run(["git", "init", "-q"], cwd=path, check=True)
     subprocess.run([*DVC, "init", "-q"], cwd=path, check=True)
     (path / "dvc.yaml").write_text(EMPTY)
     (path / ".gitignore").write_text("/one\n/two\n")
@@ -98,15 +98,13 @@ def make_copy(path: Path) -> int:
 
 def finish(path: Path) -> None:
     """Commit everything; no look for newer versions of DVC."""
-    subprocess.run([*DVC, "config", "--local", "core.check_update", "false"], cwd=path, check=True)
-    git(path, "add", "-A")
     author = ("-c", "user.name=benchmark", "-c", "user.email=benchmark@localhost")
-    git(path, *author, "commit", "-m", "start")
-
-
-def git(path: Path, *arguments: str) -> None:
-    """Run git in `path`, quietly; its own messages are shown if it fails."""
-    subprocess.run(["git", "-C", str(path), *arguments], check=True, stdout=subprocess.DEVNULL)
+    for command in (
+        [*DVC, "config", "--local", "core.check_update", "false"],
+        ["git", "add", "-A"],
+        ["git", *author, "commit", "-qm", "start"],
+    ):
+        subprocess.run(command, cwd=path, check=True)
 
 
 if __name__ == "__main__":
