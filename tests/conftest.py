@@ -149,22 +149,27 @@ class Here(Repository):
     """
 
     def stage(self, name: str, *arguments: str, ok: bool = True, **env: str) -> Done:
-        main = importlib.import_module(f"stages.{name}").main
-        out, err, code = io.StringIO(), io.StringIO(), 0
-        with (
-            contextlib.chdir(self.path),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-            mock.patch.dict(os.environ, {**self.env, **env}, clear=True),
-            mock.patch.object(sys, "argv", [name, *arguments]),
-        ):
-            try:
-                run_command(main)
-            except SystemExit as end:
-                code = int(end.code or 0)
-        done = subprocess.CompletedProcess([name, *arguments], code, out.getvalue(), err.getvalue())
-        assert not ok or code == 0, f"{name} {arguments}\n{done.stdout}\n{done.stderr}"
+        done = run_here(self.path, {**self.env, **env}, f"stages.{name}", *arguments)
+        assert not ok or done.returncode == 0, f"{name}\n{done.stdout}\n{done.stderr}"
         return done
+
+
+def run_here(folder: Path, env: dict[str, str], module: str, *arguments: str) -> Done:
+    """Run `python -m MODULE ...` in this process, which has imported PyTorch or DVC already."""
+    main = importlib.import_module(module).main
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch.dict(os.environ, env, clear=True),
+        mock.patch.object(sys, "argv", [module, *arguments]),
+    ):
+        try:
+            run_command(main)
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return subprocess.CompletedProcess([module, *arguments], code, out.getvalue(), err.getvalue())
 
 
 def environment(home: Path) -> dict[str, str]:

@@ -337,9 +337,9 @@ def test_a_machine_on_which_no_file_can_be_written(copy: Repository) -> None:
 
 
 def test_the_result_is_kept_until_the_next_stage_has_read_it(
-    interrupted: Here, monkeypatch: pytest.MonkeyPatch
+    here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = interrupted
+    clear(here)
     here.stage("finetune", *RUN)
     folder, weights = run_folder(here), here.path / MODEL / "model.safetensors"
     monkeypatch.chdir(here.path)

@@ -7,8 +7,6 @@ project's: a cached file and folder, a curve, a metric and a report kept in git.
 import contextlib
 import getpass
 import hashlib
-import importlib
-import io
 import os
 import shutil
 import socket
@@ -19,12 +17,10 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
-from conftest import Repository, environment
-from reproduce.command import run_command
+from conftest import Repository, environment, run_here
 
 PIPELINE = """\
 stages:
@@ -53,21 +49,10 @@ def bytes_of(repository: Repository, names: Sequence[str]) -> dict[str, bytes]:
 
 
 def tool(repository: Repository, module: str, *arguments: str, code: int = 0) -> str:
-    """Run one of tools/ in this process, which has imported DVC; everything that it prints."""
-    out, err, ended = io.StringIO(), io.StringIO(), 0
-    with (
-        contextlib.chdir(repository.path),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        mock.patch.dict(os.environ, repository.env, clear=True),
-        mock.patch.object(sys, "argv", [module, *arguments]),
-    ):
-        try:
-            run_command(importlib.import_module(f"tools.{module}").main)
-        except SystemExit as end:
-            ended = int(end.code or 0)
-    text = err.getvalue() + out.getvalue()
-    assert ended == code and text.count("error: ") == text.startswith("error: "), text
+    """Run one of tools/ in this process; everything that it prints."""
+    done = run_here(repository.path, repository.env, f"tools.{module}", *arguments)
+    text = done.stderr + done.stdout
+    assert done.returncode == code and text.count("error: ") == text.startswith("error: "), text
     return text
 
 
