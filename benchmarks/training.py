@@ -7,9 +7,11 @@ bare      our batches, model, autocast, clipping and AdamW, launched one by one
 ours      reproduce/training/loop.py, as the stage finetune runs it
 replay    (on a GPU) the same recorded steps replayed with no data and no logging: the limit
 
-Each is a process of its own (ways.py); they take turns, A B A B ..., on real SST-2 sentences and
-random weights (speed does not depend on their values). ours, bare and replay see the same batches:
-every k-th by length of a real epoch.
+Each is a process that halts between its turns (ways.py); they take turns, A B A B ..., on real
+SST-2 sentences and random weights (speed does not depend on their values). ours, bare and replay
+see the same batches: every k-th by length of a real epoch. Useful operations: 6 x non-embedding
+parameters x real tokens (arXiv:2001.08361, section 2.1). What the hardware could do is the time
+that a profile of `bare` gives the matrix products alone.
 
 Run as: python -m benchmarks.training [--model distilbert] [--steps N] [--turns N]
 """
@@ -20,6 +22,8 @@ import math
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from shutil import copytree
@@ -70,10 +74,14 @@ def main() -> None:
         steps = arguments.steps or STEPS[device]
         counts = {name: max(1, round(steps * share)) for name, share in WAYS[device].items()}
         facts = {"device": device, "precision": precision, "run": {"model": model, "seed": 1}}
-        prepare(Path(scratch), model, facts | {"steps": counts})
-        taken = take_turns({name: partial(turn, name, scratch) for name in counts}, turns)
-    facts = {"model": model, "device": device, "precision": precision, "steps_a_turn": counts}
-    judge(facts | summarize(taken), full=steps >= STEPS[device] and turns >= TURNS)
+        prepare(Path(scratch), model, facts | {"steps": counts, "turns": turns})
+        with processes([*counts], Path(scratch)) as (turn, warm):
+            taken = take_turns({name: partial(turn, name) for name in counts}, turns)
+    result = {
+        **summarize(taken, warm["ours"]["parameters"], warm["bare"]["seconds_a_token"]),
+        "model": model, "device": device, "precision": precision, "steps_a_turn": counts,
+    }  # fmt: skip
+    judge(result, full=steps >= STEPS[device] and turns >= TURNS)
 
 
 def prepare(folder: Path, model: str, facts: dict[str, Any]) -> None:
@@ -91,30 +99,68 @@ def prepare(folder: Path, model: str, facts: dict[str, Any]) -> None:
     build(tokenizer).save_pretrained(str(files["download_weights"].parent))
 
 
-def turn(name: str, folder: str) -> dict[str, Any]:
-    """What one turn of a way took, by itself."""
-    command = [sys.executable, "-m", "benchmarks.training", "--be", name, folder]
-    done = subprocess.run(command, capture_output=True, text=True)
-    for line in done.stdout.splitlines():
-        if line.startswith('{"'):
-            return json.loads(line)  # type: ignore[no-any-return]
-    raise RuntimeError(f"{name} ended: {(done.stdout + done.stderr)[-2000:]}")
+Turn = Callable[[str], dict[str, Any]]
 
 
-def summarize(turns: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Rates and memory of each way; ours over each: the median over the turns of their ratio."""
-    ways, over = {}, {}
-    rates = {name: [x["sentences"] / x["seconds"] for x in each] for name, each in turns.items()}
-    for name, rate in rates.items():
-        ways[name] = {
-            "sentences_per_second": spread([round(x, 2) for x in rate]),
-            "ms_a_step": spread([round(1e3 * BATCH / x, 2) for x in rate]),
+@contextmanager
+def processes(
+    names: Sequence[str], folder: Path
+) -> Iterator[tuple[Turn, dict[str, dict[str, Any]]]]:
+    """Start each way and let it warm up; gives a function for one turn, and the first answers."""
+    running = {}
+    for name in names:
+        command = [sys.executable, "-m", "benchmarks.training", "--be", name, str(folder)]
+        with (folder / f"{name}.log").open("w") as log:
+            running[name] = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+
+    def turn(name: str) -> dict[str, Any]:
+        process = running[name]
+        assert process.stdin and process.stdout
+        print("go", file=process.stdin, flush=True)
+        for text in process.stdout:
+            if text.startswith('{"'):
+                return json.loads(text)  # type: ignore[no-any-return]
+        raise RuntimeError(f"{name} ended: {(folder / f'{name}.log').read_text()[-2000:]}")
+
+    try:
+        yield turn, {name: turn(name) for name in names}  # one after the other
+    finally:
+        for process in running.values():
+            process.kill()
+            process.communicate()
+
+
+def summarize(
+    turns: dict[str, list[dict[str, Any]]], parameters: int, computing: dict[str, float]
+) -> dict[str, Any]:
+    """Rates and memory of each way; ours over each: the median over the turns of their ratio.
+
+    Of ours also the share of its time that each kind of computation takes, by `computing`.
+    """
+
+    def rates(name: str, what: str) -> list[float]:
+        return [turn[what] / turn["seconds"] for turn in turns[name]]
+
+    def ours_over(peer: str) -> float:
+        pairs = zip(rates("ours", "sentences"), rates(peer, "sentences"), strict=True)
+        return round(statistics.median(ours / other for ours, other in pairs), 3)
+
+    gigaflops = 6 * parameters / 1e9
+    ways = {
+        name: {
+            "sentences_per_second": spread([round(x, 2) for x in rates(name, "sentences")]),
+            "ms_a_step": spread([round(1e3 * BATCH / x, 2) for x in rates(name, "sentences")]),
+            "useful_gflops": spread([round(gigaflops * x, 1) for x in rates(name, "tokens")]),
             "peak_gb": max(turn["gb"] for turn in turns[name]),
         }
-        ratios = [ours / peer for ours, peer in zip(rates["ours"], rate, strict=True)]
-        over[name] = round(statistics.median(ratios), 3)
-    del over["ours"]
-    return {"ways": ways, "ours_over": over}
+        for name in turns
+    }
+    speed = statistics.median(rates("ours", "tokens"))
+    shares = {part: round(seconds * speed, 4) for part, seconds in computing.items()}
+    ratio = {name: ours_over(name) for name in turns if name != "ours"}
+    return {"ways": ways, "ours_over": ratio, "share_of_a_step": shares}
 
 
 def judge(result: dict[str, Any], full: bool) -> None:
@@ -127,6 +173,7 @@ def judge(result: dict[str, Any], full: bool) -> None:
     wanted = [*(f">= {least:g} x {peer}" for peer, least in targets.items()), f"<= {most:g} GB"]
     line = (f"{model} on {device}, {ways['ours']['ms_a_step']['median']:g} ms a step: "
             f"{', '.join(f'{value:g} x {peer}' for peer, value in ratio.items())}; "
+            f"{result['share_of_a_step']['matrix products']:.0%} of it matrix products; "
             f"{gb:g} GB, fixed {stock:g} GB")  # fmt: skip
     if full:
         report(f"training-{model}-{device}", ", ".join(wanted), met, line, result)

@@ -1,14 +1,17 @@
-"""The ways of training that benchmarks/training.py measures: each is a process of its own.
+"""The ways of training that benchmarks/training.py measures, each run as a process of its own.
 
-It works in a folder laid out like the project's, warms up, takes the steps of one turn, says in a
-line of JSON what they took, and ends.
+A process works in a folder laid out like the project's. It halts between its turns: it says in a
+line of JSON what the turn was, and waits for one on stdin. Its first answer comes when it is warm.
 """
 
 import json
 import math
 import os
+import re
+import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +25,20 @@ if TYPE_CHECKING:
 
     from reproduce.training.loop import Training
 
-    Batch = tuple[torch.Tensor, int]  # rows on the device, padded length
+    Batch = tuple[torch.Tensor, int, int]  # rows on the device, padded length, real tokens
 
 BATCH, PADDED = 32, 128
-FACTS = Path("facts.json")  # what prepare of stages/finetune.py is given, and the "steps" of a way
+FACTS = Path("facts.json")  # what prepare of stages/finetune.py is given, "steps" and "turns"
+# What an operation belongs to, by its name on a CPU or its kernel's on a GPU.
+PARTS = {
+    "matrix products": r"mm|gemm|cutlass|nvjet|linear",
+    "AdamW, clipping": r"adam|foreach|multi_tensor|lpnorm|clip",
+    "layer norm": r"layer_?norm|gammabeta",
+    "softmax": r"softmax",
+    "dropout": r"dropout|bernoulli",
+    "GELU": r"gelu",
+    "casts, copies": r"copy|memcpy|memset|::to",
+}
 
 
 def paths(model: str) -> dict[str, Path]:
@@ -37,25 +50,35 @@ def paths(model: str) -> dict[str, Path]:
     }
 
 
-class Turn:
-    """Measures the steps after `warm_up` of them; `batch` is called before each."""
+class Turns:
+    """Halts its process between turns; `batch` is called before each step.
 
-    def __init__(self, name: str, warm_up: int) -> None:
+    Args:
+        warm_up: steps before the first answer.
+        more: for the first answer.
+    """
+
+    def __init__(self, name: str, warm_up: int = 0, **more: Any) -> None:
         self.steps: int = json.loads(FACTS.read_text())["steps"][name]
-        self.seen, self.start, self.sentences = -warm_up, time.perf_counter(), 0
+        self.seen, self.start, self.more = -warm_up - 1, time.perf_counter(), more
+        self.sentences = self.tokens = 0
+        sys.stdin.readline()
 
-    def batch(self, sentences: int) -> None:
-        """One more batch is about to be computed. After the last step the process ends here."""
-        if self.seen == 0:
-            settle()
-            self.start, self.sentences = time.perf_counter(), 0
-        elif self.seen == self.steps:
-            gb, seconds = settle(), time.perf_counter() - self.start
-            done = {"sentences": self.sentences, "seconds": round(seconds, 4), "gb": gb}
-            print(json.dumps(done), flush=True)
-            os._exit(0)
+    def batch(self, sentences: int, tokens: int) -> None:
+        """One more batch is about to be computed."""
         self.seen += 1
+        if self.seen == 1:  # not counted: the first step of a turn, which wakes the process up
+            settle()
+            self.start, self.sentences, self.tokens = time.perf_counter(), 0, 0
+        elif self.seen in (0, 1 + self.steps):  # warm, or the turn is over
+            gb, seconds = settle(), round(time.perf_counter() - self.start, 4)
+            done = {"sentences": self.sentences, "tokens": self.tokens, "seconds": seconds}
+            print(json.dumps({**done, "gb": gb, **self.more}), flush=True)
+            if not sys.stdin.readline():
+                os._exit(0)
+            self.seen, self.more = 0, {}
         self.sentences += sentences
+        self.tokens += tokens
 
 
 def settle() -> float:
@@ -69,7 +92,7 @@ def settle() -> float:
 
 
 def our_training() -> tuple["Training", list["Batch"], list["Batch"]]:
-    """What the stage finetune trains; batches to warm up with; those of the turn.
+    """What the stage finetune trains; batches to warm up with; those of the turns.
 
     The latter stand for an epoch: every k-th by length, in random order. The longest warms up, for
     the peak of memory; on a GPU each length does, twice, so that each is recorded.
@@ -78,9 +101,13 @@ def our_training() -> tuple["Training", list["Batch"], list["Batch"]]:
 
     facts = json.loads(FACTS.read_text())
     training = prepare(Finetune(**facts["recipe"]), facts, paths(facts["run"]["model"]))
-    full = [batch for batch in training.batches.epoch(0) if len(batch[0]) == BATCH]
-    epoch = sorted(full, key=lambda batch: batch[1])
-    count = facts["steps"]["ours"] + 1
+    batches = training.batches
+    epoch = [
+        (rows, length, int(batches.lengths[rows.cpu()].sum()))
+        for rows, length in sorted(batches.epoch(0), key=lambda batch: batch[1])
+        if len(rows) == BATCH
+    ]
+    count = (facts["steps"]["ours"] + 1) * facts["turns"] + 1
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
     counted = [epoch[int((k + 0.5) * len(epoch) / count)] for k in order]
     each_length = list({batch[1]: batch for batch in epoch}.values())[::-1]
@@ -89,18 +116,20 @@ def our_training() -> tuple["Training", list["Batch"], list["Batch"]]:
 
 
 def train_ours() -> None:
-    """reproduce/training/loop.py itself."""
+    """reproduce/training/loop.py itself; its batches halt between turns."""
     import torch
 
     from reproduce.training.loop import train
 
     training, warm_up, counted = our_training()
-    turn = Turn("ours", len(warm_up))
+    encoder = training.model.base_model.named_parameters()
+    parameters = sum(weight.numel() for name, weight in encoder if "embedding" not in name)
+    turns = Turns("ours", len(warm_up), parameters=parameters)
 
-    def epoch(number: int, skip: int = 0) -> Iterator["Batch"]:
-        for batch in [*warm_up, *counted]:
-            turn.batch(BATCH)
-            yield batch
+    def epoch(number: int, skip: int = 0) -> Iterator[tuple["torch.Tensor", int]]:
+        for rows, length, tokens in [*warm_up, *counted]:
+            turns.batch(BATCH, tokens)
+            yield rows, length
 
     training.batches.epoch = epoch  # type: ignore[method-assign]
     train(training, Path("checkpoints"), math.inf, record=torch.cuda.is_available())
@@ -128,10 +157,31 @@ def train_bare() -> None:
         scaler.update()
         optimizer.zero_grad()
 
-    turn = Turn("bare", len(warm_up))
-    for rows, length in [*warm_up, *counted]:
-        turn.batch(BATCH)
+    for rows, length, _ in warm_up:
         step(rows, length)
+    turns = Turns("bare", seconds_a_token=computing(step, counted[:20]))
+    for rows, length, tokens in counted:
+        turns.batch(BATCH, tokens)
+        step(rows, length)
+
+
+def computing(step: Callable[..., None], some: Sequence["Batch"]) -> dict[str, float]:
+    """Seconds a real token in which the device computes, by part, the largest first."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    cuda = torch.cuda.is_available()
+    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiler:
+        for rows, length, _ in some:
+            step(rows, length)
+        settle()
+    spent: Counter[str] = Counter()
+    for event in profiler.key_averages():
+        parts = (part for part, pattern in PARTS.items() if re.search(pattern, event.key, re.I))
+        time_of = event.self_device_time_total if cuda else event.self_cpu_time_total
+        spent[next(parts, "other")] += int(time_of)  # microseconds
+    tokens = sum(tokens for _, _, tokens in some)
+    return {part: value / 1e6 / tokens for part, value in spent.most_common()}
 
 
 def replay_only() -> None:
@@ -141,11 +191,11 @@ def replay_only() -> None:
     training, warm_up, counted = our_training()
     with side_stream(training.device):
         run = Recorder(training.step)
-        for rows, length in warm_up:
+        for rows, length, _ in warm_up:
             run(rows, length)
-        turn = Turn("replay", warm_up=0)
-        for _, length in counted:
-            turn.batch(BATCH)
+        turns = Turns("replay")
+        for _, length, tokens in counted:
+            turns.batch(BATCH, tokens)
             run.recorded[BATCH, length][0].replay()
 
 
@@ -164,20 +214,20 @@ def train_stock(name: str) -> None:
     padding: Any = "max_length" if name == "fixed" else True
     tokenizer = AutoTokenizer.from_pretrained(str(files["download_tokenizer"].parent))
     pad = DataCollatorWithPadding(tokenizer, padding=padding, max_length=PADDED)
-    turn = Turn(name, warm_up=3)
+    turns = Turns(name, warm_up=3)
 
-    def measured(examples: list[dict[str, Any]]) -> Any:
-        turn.batch(len(examples))
+    def halting(examples: list[dict[str, Any]]) -> Any:
+        turns.batch(len(examples), sum(len(example["input_ids"]) for example in examples))
         return pad(examples)
 
     arguments = TrainingArguments(
         output_dir=name, per_device_train_batch_size=BATCH, num_train_epochs=3,
-        learning_rate=2e-5, save_strategy="no", report_to=[], disable_tqdm=True,
+        learning_rate=2e-5, save_strategy="no", report_to=[],
     )  # fmt: skip
     weights = str(files["download_weights"].parent)
     model = AutoModelForSequenceClassification.from_pretrained(weights)
     data = Dataset.from_parquet(str(files["tokens"]))
-    Trainer(model=model, args=arguments, train_dataset=data, data_collator=measured).train()
+    Trainer(model=model, args=arguments, train_dataset=data, data_collator=halting).train()
 
 
 def be(name: str, folder: Path) -> None:

@@ -138,6 +138,19 @@ def test_a_replay_waits_for_nothing_and_notices_what_is_not_finite() -> None:
     assert run.replayed == 2 and int(training.bad_step) == 3
 
 
+def test_ten_shapes_take_little_more_memory_than_one() -> None:
+    """All recordings share one pool: a shape more costs its graph, not its activations."""
+    training = make_training("bf16")
+    run, rows, reserved = Recorder(training.step), torch.arange(32, device="cuda"), []
+    with side_stream(training.device):
+        for length in (32, *range(22, 32)):
+            run(rows, length)
+            run(rows, length)
+            torch.cuda.empty_cache()
+            reserved.append(torch.cuda.memory_reserved())
+    assert reserved[-1] - reserved[0] < 64 * 2**20
+
+
 @pytest.mark.slow
 def test_the_stage_goes_on_eagerly_where_recording_fails(here: Here, tmp_path: Path) -> None:
     """A loss that is looked at on the host cannot be recorded: a fresh process, the same bytes."""
