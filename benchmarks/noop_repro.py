@@ -1,17 +1,16 @@
 """A no-op `dvc repro` of the default experiment, against one of an empty two-stage pipeline.
 
-Run as: python -m benchmarks.noop_repro
+Run as: python -m benchmarks.noop_repro        (on committed code: it clones HEAD)
 
 What a no-op costs depends on the numbers of stages, dependencies and outputs, not on what the
 stages computed or how large it is (DVC keeps hashes by modification time). So nothing is trained:
-in a copy of the project every stage module is replaced by a script that creates that stage's
+in a clone of the project every stage module is replaced by a script that creates that stage's
 outputs, and `dvc repro` runs once before the no-ops are timed. Target: ours <= 2 x theirs + 1.5 s
 in the median round: each is judged by itself, for the machine drifts as much as what is measured.
 """
 
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -23,7 +22,6 @@ from benchmarks.common import report, spread_seconds, take_turns, time_command
 
 ROUNDS = 15
 DVC = [sys.executable, "-m", "dvc"]
-UP_TO_DATE = "Data and pipelines are up to date."
 
 STUB = '''"""Stands in for a stage: creates its outputs."""
 import json, os, pathlib
@@ -50,12 +48,9 @@ def main() -> None:
         stages = make_copy(ours)
         for path in (peer, ours):
             print(f"first repro: {time_command([*DVC, 'repro', '-q'], path)}", flush=True)
-        tasks = {
-            path.name: partial(time_command, [*DVC, "repro"], path, UP_TO_DATE)
-            for path in (ours, peer)
-        }
-        seconds = take_turns(tasks, ROUNDS)
-    rounds = list(zip(*([s.wall for s in seconds[name]] for name in ("ours", "peer")), strict=True))
+        noop = partial(time_command, [*DVC, "repro"], expect="Data and pipelines are up to date.")
+        seconds = take_turns({path.name: partial(noop, path) for path in (ours, peer)}, ROUNDS)
+    rounds = [(own.wall, empty.wall) for own, empty in zip(*seconds.values(), strict=True)]
     ratio = round(statistics.median(own / empty for own, empty in rounds), 3)
     room = round(statistics.median(2 * empty + 1.5 - own for own, empty in rounds), 2)
     results = {name: spread_seconds(values) for name, values in seconds.items()}
@@ -71,7 +66,7 @@ def main() -> None:
 def make_empty(path: Path) -> None:
     """A repository with the two-stage pipeline."""
     path.mkdir()
-    git(path, "init", "-b", "main")
+    subprocess.run(["git", "init", "-q"], cwd=path, check=True)
     subprocess.run([*DVC, "init", "-q"], cwd=path, check=True)
     (path / "dvc.yaml").write_text(EMPTY)
     (path / ".gitignore").write_text("/one\n/two\n")
@@ -79,14 +74,11 @@ def make_empty(path: Path) -> None:
 
 
 def make_copy(path: Path) -> int:
-    """A repository with this project's tracked files and stub stages; how many stages it has."""
+    """A clone of this repository with stub stages; how many stages it has."""
     from dvc.repo import Repo
 
-    for name in subprocess.check_output(["git", "ls-files"], text=True).splitlines():
-        if name != "dvc.lock" and Path(name).is_file():
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(name, path / name)
-    git(path, "init", "-b", "main")
+    subprocess.run(["git", "clone", "-q", ".", str(path)], check=True)
+    (path / "dvc.lock").unlink(missing_ok=True)
     for module in (path / "stages").glob("*.py"):
         if module.stem != "__init__":
             module.write_text(STUB)
@@ -106,15 +98,13 @@ def make_copy(path: Path) -> int:
 
 def finish(path: Path) -> None:
     """Commit everything; no look for newer versions of DVC."""
-    subprocess.run([*DVC, "config", "--local", "core.check_update", "false"], cwd=path, check=True)
-    git(path, "add", "-A")
     author = ("-c", "user.name=benchmark", "-c", "user.email=benchmark@localhost")
-    git(path, *author, "commit", "-m", "start")
-
-
-def git(path: Path, *arguments: str) -> None:
-    """Run git in `path`, quietly; its own messages are shown if it fails."""
-    subprocess.run(["git", "-C", str(path), *arguments], check=True, stdout=subprocess.DEVNULL)
+    for command in (
+        [*DVC, "config", "--local", "core.check_update", "false"],
+        ["git", "add", "-A"],
+        ["git", *author, "commit", "-qm", "start"],
+    ):
+        subprocess.run(command, cwd=path, check=True)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ from typing import NoReturn
 
 from reproduce.files import UserError, out_of_space
 
+RIGHTS = "Give yourself the right to read and write it (`ls -ld` shows who has it)."
 # What the system refuses because of the machine or its owner, never because of our code.
 WORLD = {
-    errno.EACCES: "Give yourself the right to read and write it (`ls -ld` shows who has it).",
-    errno.EPERM: "Give yourself the right to read and write it (`ls -ld` shows who has it).",
+    errno.EACCES: RIGHTS,
+    errno.EPERM: RIGHTS,
     errno.EROFS: "Work in a checkout on a disk that can be written.",
     errno.EMFILE: "Allow more open files: `ulimit -n 4096`.",
     errno.ENFILE: "The machine has too many open files: close other programs.",
@@ -26,7 +27,6 @@ WORLD = {
     errno.EISDIR: "Move away the folder that is in a file's place.",
     errno.ELOOP: "Remove the links that point at each other.",
 }
-
 
 # Environment variables that would change a result: which kernels are taken, in which precision
 # they compute, what a library believes of other processes. Threads, memory and logs would not.
@@ -54,10 +54,8 @@ def run_command(main: Callable[[], None]) -> None:
     except UserError as error:
         fail(str(error))
     except KeyboardInterrupt:
-        print(
-            "interrupted: no output was changed; run the same command again to go on",
-            file=sys.stderr,
-        )
+        says = "interrupted: no output was changed; run the same command again to go on"
+        print(says, file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         if not (message := explain(error)):
@@ -79,11 +77,9 @@ def explain(error: Exception) -> str:
     """One message for what the machine or its owner did; "" for a fault of the code."""
     if reason := out_of_space(error):
         return (
-            f"the disk is full ({reason}): no half-written output was left. Make room and run the "
-            "same command again: training goes on from its last checkpoint. `make "
-            "clean-checkpoints` deletes what killed trainings left. `dvc gc --all-branches "
-            "--all-tags --all-experiments` keeps what every branch, tag and experiment names and "
-            "deletes the cached results of all other runs."
+            f"the disk is full ({reason}): no half-written output was left. Make room (`make "
+            "clean-checkpoints`, `make clean-experiments`; more: docs/troubleshooting.md) and run "
+            "the same command again: training goes on from its last checkpoint."
         )
     if isinstance(error, BrokenPipeError):
         return "nobody reads the output any more (a closed pipe). Run it again without the pipe."
@@ -96,9 +92,9 @@ def explain(error: Exception) -> str:
 
 
 def open_closed_streams() -> None:
-    """Give a closed standard stream (`>&-`) to the null device; write what a stream cannot encode.
+    """Give a closed standard stream (`>&-`) to the null device; print what one cannot encode.
 
-    Else the next file that is opened gets the number of the stream, and what is printed goes there.
+    Else the next file that is opened gets the stream's number, and what is printed goes there.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream = getattr(sys, name)
@@ -118,11 +114,10 @@ def go_offline() -> None:
     Only the download stages may touch the network; all others read what those verified.
     """
     clean_environment()
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE",
-                 "HF_HUB_DISABLE_TELEMETRY"):  # fmt: skip
-        os.environ[name] = "1"
+    offline = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE")
     # Of the libraries' progress and messages nothing is shown: a stage has its own.
-    os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    quiet = ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS")
+    os.environ |= dict.fromkeys((*offline, *quiet), "1") | {"TRANSFORMERS_VERBOSITY": "error"}
 
 
 def clean_environment() -> None:

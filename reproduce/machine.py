@@ -4,6 +4,7 @@ import functools
 import os
 import platform
 import re
+import resource
 import subprocess
 import sys
 from importlib.metadata import version
@@ -29,7 +30,7 @@ def describe() -> dict[str, Any]:
     """Python, packages, processor, GPU and driver, threads, git commit. No path, no host name."""
     import torch
 
-    commit, dirty = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
+    dirty = _git("status", "--porcelain", "--untracked-files=no")
     gpu = next(iter(visible_gpus()), None)
     return {
         "python": platform.python_version(),
@@ -40,7 +41,7 @@ def describe() -> dict[str, Any]:
         "cuda": torch.version.cuda if gpu else None,
         "driver": gpu.driver if gpu else None,
         "threads": torch.get_num_threads(),
-        "git_commit": commit,
+        "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": bool(dirty) if dirty is not None else None,
     }
 
@@ -55,9 +56,6 @@ def visible_gpus() -> list[Gpu]:
     names = [name.strip() for name in (named or "").split(",")]
     if named is not None and names[0] in ("", "-1", "none", "void", "NoDevFiles"):
         return []
-    if names[0].startswith("MIG"):
-        raise UserError(f"CUDA_VISIBLE_DEVICES={named} is a part of a GPU; a run takes a whole "
-                        f"one. Name it by index or UUID (nvidia-smi -L). {TO_CPU}")  # fmt: skip
     gpus, chosen = list_gpus(), {}
     if not gpus or named is None:
         return list(gpus)
@@ -66,8 +64,8 @@ def visible_gpus() -> list[Gpu]:
         found = [g for g in gpus if g.number == name or (is_uuid and g.uuid.startswith(name))]
         if len(found) != 1:
             known = "; ".join(f"{g.number} or {g.uuid} ({g.name})" for g in gpus)
-            raise UserError(f"CUDA_VISIBLE_DEVICES={named}: {name} names {len(found)} GPUs, not "
-                            f"one. The driver lists {known}. {TO_CPU}")  # fmt: skip
+            raise UserError(f"CUDA_VISIBLE_DEVICES={named}: {name} names {len(found)} GPUs, and a "
+                            f"run takes a whole one. Here are {known}. {TO_CPU}")  # fmt: skip
         chosen[found[0].uuid] = found[0]
     return list(chosen.values())
 
@@ -99,8 +97,6 @@ def peak_memory() -> int:
     status = Path("/proc/self/status")  # getrusage's includes the process that started this one
     if status.exists() and (peak := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
         return int(peak[1]) * 1024
-    import resource
-
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss: macOS counts bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

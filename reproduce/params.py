@@ -8,14 +8,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reproduce.files import UserError
 
@@ -47,9 +40,9 @@ OneOrMore = Annotated[Distinct[T], Field(min_length=1)]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML 1.2 mapping, as plain JSON values. `UserError` names the file and the place.
+    """Read a YAML 1.2 mapping, as plain JSON values; `UserError` names the file and the place.
 
-    YAML 1.2, as DVC reads it: `3e-05` is a number and `no` a string (not so for PyYAML).
+    1.2 is what DVC reads: `3e-05` is a number and `no` a string (not so for PyYAML).
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
@@ -57,11 +50,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        place = "Run from the project's root, where dvc.yaml is."
-        raise UserError(f"{path} is missing. {place}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error}). Save it as UTF-8.") from error
-    except (YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is missing. Run in the folder of dvc.yaml.") from error
+    except (YAMLError, ValueError, RecursionError) as error:  # a ValueError: it is not UTF-8
         words = " ".join(str(error).split())
         raise UserError(f"{path} is not valid YAML: {words}. Correct it there.") from error
     if not isinstance(data, dict):
@@ -69,10 +59,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         return json.loads(json.dumps(data, default=str))  # type: ignore[no-any-return]
     except (TypeError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} holds what no parameter can be ({error}): an alias (*name) inside what it "
-            "stands for, or a list for a key. Write the values out."
-        ) from error
+        says = f"{path} holds what no parameter can be, as an alias (*name) or a list for a key"
+        raise UserError(f"{says} ({error}). Write the values out.") from error
 
 
 def validate(schema: type[SectionType], data: Any, where: str) -> SectionType:
@@ -100,12 +88,10 @@ def _explain(schema: type[Section], problem: Any, where: str) -> str:
     keys, kind = problem["loc"], problem["type"]
     place = re.sub(r": ?\.", ": ", ".".join([where, *map(str, keys)]))
     if kind == "extra_forbidden":
-        return (
-            f"{place}: unknown key.{_known_keys(schema, keys)} Correct the spelling or remove it."
-        )
+        known = _known_keys(schema, keys)
+        return f"{place}: unknown key.{known} Correct the spelling or remove it."
     if kind == "missing":
-        default = f"`git show HEAD:{where.split(':')[0]}`"
-        return f"{place}: missing. Add it; the default file is in git ({default})."
+        return f"{place}: missing. Add it: `git show HEAD:{where.split(':')[0]}` has all keys."
     if kind == "too_short":
         return f"{place}: empty. Name at least one."
     found = json.dumps(problem["input"], default=str)
@@ -131,9 +117,8 @@ def read_entry(path: Path, schema: type[SectionType], stage: str = "check") -> S
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing. Run `dvc repro {stage}`, which writes it.") from error
     except ValidationError as error:
-        raise UserError(
-            f"{path} is not what the stage {stage} writes. Delete it and run `dvc checkout {path}`."
-        ) from error
+        todo = f"Delete it and run `dvc checkout {path}`."
+        raise UserError(f"{path} is not what the stage {stage} writes. {todo}") from error
 
 
 def read_section(name: str, schema: type[SectionType], path: Path = PARAMS) -> SectionType:
@@ -163,7 +148,7 @@ class Selection(Section):
 
 
 class Tokenize(Section):
-    """Section `tokenize` of params.yaml."""
+    """How to cut sentences into tokens."""
 
     max_length: Annotated[int, Field(ge=3, le=512)]  # [CLS] and [SEP] included; BERT has 512
 

@@ -8,7 +8,6 @@ a process that has imported PyTorch already (warm.py); without it each stage is 
 """
 
 import contextlib
-import hashlib
 import importlib
 import io
 import json
@@ -21,6 +20,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 from unittest import mock
 
@@ -28,6 +28,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from reproduce.command import run_command
+from reproduce.files import sha256
 
 # Before PyTorch is imported: tiny models gain nothing from more threads.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -51,8 +52,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pin(path: Path) -> dict[str, Any]:
     """Bytes and sha256 of a file, as the catalog writes them."""
-    data = path.read_bytes()
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def load_yaml(path: Path) -> Any:
@@ -78,9 +78,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("tiny")
     words = set(re.findall(r"[a-z]+", " ".join(pocket_lines("train", 96)).lower()))
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
-    pieces += [*(f"##{letter}" for letter in letters), *".,;:'!?-", *sorted(words)]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *ascii_lowercase]
+    pieces += [*(f"##{letter}" for letter in ascii_lowercase), *".,;:'!?-", *sorted(words)]
     vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     BertWordPieceTokenizer(vocabulary, lowercase=True).save(str(folder / "tokenizer.json"))
@@ -105,8 +104,7 @@ class Repository:
     ran: list[str] = field(default_factory=list)  # stages of the first repro, in order
 
     def run(self, *command: str, ok: bool = True, **env: str) -> Done:
-        launcher = {"LAUNCHER": os.environ.get("LAUNCHER", "")}
-        env = {**self.env, **launcher, **env}
+        env = {**self.env, "LAUNCHER": os.environ.get("LAUNCHER", ""), **env}
         done = subprocess.run(
             command, cwd=self.path, env=env, capture_output=True, text=True, timeout=900
         )
@@ -151,22 +149,27 @@ class Here(Repository):
     """
 
     def stage(self, name: str, *arguments: str, ok: bool = True, **env: str) -> Done:
-        main = importlib.import_module(f"stages.{name}").main
-        out, err, code = io.StringIO(), io.StringIO(), 0
-        with (
-            contextlib.chdir(self.path),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-            mock.patch.dict(os.environ, {**self.env, **env}, clear=True),
-            mock.patch.object(sys, "argv", [name, *arguments]),
-        ):
-            try:
-                run_command(main)
-            except SystemExit as end:
-                code = int(end.code or 0)
-        done = subprocess.CompletedProcess([name, *arguments], code, out.getvalue(), err.getvalue())
-        assert not ok or code == 0, f"{name} {arguments}\n{done.stdout}\n{done.stderr}"
+        done = run_here(self.path, {**self.env, **env}, f"stages.{name}", *arguments)
+        assert not ok or done.returncode == 0, f"{name}\n{done.stdout}\n{done.stderr}"
         return done
+
+
+def run_here(folder: Path, env: dict[str, str], module: str, *arguments: str) -> Done:
+    """Run `python -m MODULE ...` in this process, which has imported PyTorch or DVC already."""
+    main = importlib.import_module(module).main
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch.dict(os.environ, env, clear=True),
+        mock.patch.object(sys, "argv", [module, *arguments]),
+    ):
+        try:
+            run_command(main)
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return subprocess.CompletedProcess([module, *arguments], code, out.getvalue(), err.getvalue())
 
 
 def environment(home: Path) -> dict[str, str]:

@@ -76,10 +76,8 @@ def line(process: "subprocess.Popen[str]") -> str:
 def driver(tmp_path: Path, monkeypatch: Patch) -> Iterator[Driver]:
     """Set what nvidia-smi answers in this process."""
 
-    def answer(*uuids: str, usable: bool = False, **said: Any) -> None:
+    def answer(*uuids: str, **said: Any) -> None:
         folder = fake_driver(tmp_path / "driver", *uuids, **said)
-        if usable:
-            monkeypatch.setattr(devices, "_check", lambda gpu: None)
         monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
         machine.list_gpus.cache_clear()
 
@@ -109,43 +107,34 @@ def test_a_gpu_is_the_same_by_index_uuid_and_its_beginning_also_from_another_clo
     assert line(other) == "waiting for a free GPU: other runs hold 0 (Tesla T4)"
 
 
-def test_hosts_that_share_the_folder_and_both_count_from_0_do_not_wait(hold: Hold) -> None:
-    here, there = hold("GPU-here"), hold("GPU-there")
-    assert (line(here), line(there)) == ("GPU-here True", "GPU-there True")
-
-
-def test_the_locks_are_for_all_users(driver: Driver, tmp_path: Path, monkeypatch: Patch) -> None:
-    """Another user's file need not be written to; the folder lets everybody add one."""
-    driver(T4[0], usable=True)
-    before = os.umask(0o077)
-    with devices.claim_gpu(tmp_path / "locks"):
-        os.umask(before)
-    assert (tmp_path / "locks").stat().st_mode & 0o7777 == 0o1777
-    assert (tmp_path / f"locks/{T4[0]}.lock").stat().st_mode & 0o444 == 0o444
-
-
-def test_a_claim_inside_a_claim_is_the_same(
+def test_the_locks_are_for_all_users_and_a_claim_inside_a_claim_is_the_same(
     driver: Driver, tmp_path: Path, monkeypatch: Patch
 ) -> None:
-    driver(*T4, usable=True)
+    """Another user's file need not be written to; the folder lets everybody add one."""
+    driver(*T4)
+    monkeypatch.setattr(devices, "_check", lambda gpu: None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
-    with devices.claim_gpu(tmp_path) as outer, devices.claim_gpu(tmp_path) as inner:
+    locks, before = tmp_path / "locks", os.umask(0o077)
+    with devices.claim_gpu(locks) as outer, devices.claim_gpu(locks) as inner:
+        os.umask(before)
         assert outer is inner and outer is not None and outer.uuid == T4[1]
+    assert locks.stat().st_mode & 0o7777 == 0o1777
+    assert (locks / f"{T4[1]}.lock").stat().st_mode & 0o444 == 0o444
 
 
-@pytest.mark.parametrize("code", [errno.ENOTSUP, errno.ENOLCK, errno.EINVAL])
 def test_a_file_system_without_flock_is_one_message(
-    driver: Driver, tmp_path: Path, monkeypatch: Patch, code: int
+    driver: Driver, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     driver(*T4)
-    monkeypatch.setattr(fcntl, "flock", mock.Mock(side_effect=OSError(code, os.strerror(code))))
-    with pytest.raises(UserError, match=rf"cannot be locked \({os.strerror(code)}\)"):
+    error = OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+    monkeypatch.setattr(fcntl, "flock", mock.Mock(side_effect=error))
+    with pytest.raises(UserError, match=r"cannot be locked \(No locks available\)"):
         devices.claim_gpu(tmp_path).__enter__()
 
 
 @pytest.mark.parametrize(
     ("named", "message"),
-    [("MIG-1234", "is a part of a GPU"), ("7", "7 names 0 GPUs"), ("GPU-", "GPU- names 2 GPUs"),
+    [("MIG-1234", "MIG-1234 names 0 GPUs"), ("7", "7 names 0 GPUs"), ("GPU-", "GPU- names 2 GPUs"),
      ("0,MIG-GPU-1111/1/0", "names 0 GPUs"), ("0,0x1", "0x1 names 0 GPUs")],
 )  # fmt: skip
 def test_what_names_no_whole_gpu_is_one_message(
@@ -187,8 +176,7 @@ def test_no_gpu_is_said_and_no_error(
 
 @pytest.mark.parametrize(
     ("reason", "todo"),
-    [("The NVIDIA driver on your system is too old", "install the build"),
-     ("no kernel image is available for execution", "install the build"),
+    [("no kernel image is available for execution", "install the build"),
      ("CUDA error: out of memory", "Other programs hold its memory")],
 )  # fmt: skip
 def test_a_gpu_that_the_driver_lists_and_cuda_cannot_use_is_an_error(
@@ -208,12 +196,6 @@ def test_a_gpu_that_only_pytorch_sees_is_an_error(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(UserError, match="PyTorch sees a GPU that nvidia-smi"):
         devices.claim_gpu(tmp_path).__enter__()
-
-
-def test_the_machine_is_described_without_starting_cuda(driver: Driver) -> None:
-    driver(*T4)
-    described = machine.describe()
-    assert (described["gpu"], described["driver"]) == ("Tesla T4", "580.65")
 
 
 CHANGING = """ACCELERATE_MIXED_PRECISION RANK LOCAL_RANK NVIDIA_TF32_OVERRIDE MKL_CBWR
@@ -288,16 +270,3 @@ def test_out_of_memory_is_known_in_each_of_its_forms_also_as_a_cause() -> None:
     for text in ("CUDA error: an illegal memory access was encountered", "it is not allocated",
                  "CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"):  # fmt: skip
         assert not devices.is_out_of_memory(RuntimeError(text)), text
-
-
-@pytest.mark.gpu
-def test_a_claimed_gpu_computes_and_is_the_only_one() -> None:
-    code = """
-from reproduce.training.devices import claim_gpu
-with claim_gpu() as gpu:
-    import torch
-    print(gpu.name, torch.cuda.device_count(), torch.cuda.get_device_name())
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    name, count, same = done.stdout.strip().partition(" 1 ")
-    assert name == same and count == " 1 ", done.stdout + done.stderr

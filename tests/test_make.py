@@ -107,11 +107,8 @@ def test_another_build_is_the_same_version_from_pytorchs_index(
     asked: str, label: str, commands: list[list[str]]
 ) -> None:
     install.install(asked, keep=False, fresh=False)
-    assert commands[1][-3:] == [
-        "--extra-index-url",
-        f"https://download.pytorch.org/whl/{label}",
-        f"torch==2.13.0+{label}",
-    ]
+    index = f"https://download.pytorch.org/whl/{label}"
+    assert commands[1][-3:] == ["--extra-index-url", index, f"torch==2.13.0+{label}"]
 
 
 def test_a_build_asked_for_stays_until_another_is(commands: list[list[str]]) -> None:
@@ -134,21 +131,16 @@ def make(commands: list[list[str]]) -> bool:
     return len(commands) > before
 
 
-def test_content_decides_not_clocks(commands: list[list[str]]) -> None:
+def test_content_and_place_decide_not_clocks(
+    commands: list[list[str]], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert make(commands)
     for time in (0, 2**33):
         os.utime("requirements.txt", (time, time))
         assert not make(commands)
     Path("constraints.txt").write_text("torch==2.13.0\nnumpy==2.4.6\n")
     assert make(commands)
-
-
-def test_an_environment_that_was_moved_is_made_anew(
-    commands: list[list[str]], project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make(commands)
-    moved = project.rename(project.with_name("moved"))
-    monkeypatch.chdir(moved)
+    monkeypatch.chdir(project.rename(project.with_name("moved")))
     assert make(commands)
 
 
@@ -184,31 +176,20 @@ def test_only_environments_of_ours_are_deleted(commands: list[list[str]]) -> Non
 def test_a_venv_of_somebody_elses_is_refused(
     kind: str, project: Path, commands: list[list[str]]
 ) -> None:
-    mine = project / "mine"
+    mine, link = project / "mine", project / ".venv"
     mine.mkdir()
     (mine / "pyvenv.cfg").touch()
-    link = project / ".venv"
-    match kind:
-        case "folder":
-            mine.rename(link)
-        case "file":
-            link.touch()
-        case _:
-            link.symlink_to("mine" if kind == "link" else "nowhere")
+    if kind == "folder":
+        mine.rename(link)
+    elif kind == "file":
+        link.touch()
+    else:
+        link.symlink_to("mine" if kind == "link" else "nowhere")
     before = sorted(project.rglob("*"))
     with pytest.raises(SystemExit, match="was not made by `make install`"):
         install.install(None, keep=True, fresh=True)
     assert sorted(project.rglob("*")) == before
     assert commands == []
-
-
-def test_the_former_makefiles_environment_is_replaced(commands: list[list[str]]) -> None:
-    Path(".venv").mkdir()
-    for name in ("pyvenv.cfg", ".installed"):
-        (Path(".venv") / name).touch()
-    assert make(commands)
-    assert Path(".venv").is_symlink()
-    assert len(list(Path(".venvs").glob("*/"))) == 1
 
 
 @pytest.mark.slow
@@ -233,7 +214,7 @@ def test_a_clone_whose_path_has_blanks_and_accents(tmp_path: Path) -> None:
         return done.stdout
 
     python = f"PYTHON={Path(sys.prefix, 'bin/python').resolve()}"
-    assert "installed in" in run("make", python, "install", "CUDA=13.0")
+    assert "installed: .venv is" in run("make", python, "install", "CUDA=13.0")
     made = (repository / ".venv").readlink()
     (packages,) = (repository / ".venv").glob("lib/python3*/site-packages")
     (packages / "outer.pth").write_text("\n".join(p for p in sys.path if "site-packages" in p))

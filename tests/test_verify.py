@@ -61,7 +61,7 @@ def test_what_cannot_be_verified_says_why(copy: Repository) -> None:
     assert "writes measurements only" in verify(copy, "benchmark", code=1)
     for stage in ("finetune@nobody-1", "it's a $STAGE", "../dvc.yaml:x"):
         assert verify(copy, stage, code=1).startswith("error: ")
-    assert "say which stage" in verify(copy, "", code=1)
+    assert "Name one of `dvc stage list`" in verify(copy, "", code=1)
     copy.edit("params.yaml", lambda p: p["finetune"].update(epochs=1))
     assert "would not run as dvc.lock says: params.yaml" in verify(copy, "finetune@tiny-1", code=1)
 

@@ -9,17 +9,16 @@ import argparse
 import csv
 import io
 import json
-import logging
 import re
 import shutil
 import subprocess
-import sys
 import zipfile
 from collections import Counter
 from pathlib import Path
 
 from reproduce.command import run_command
 from reproduce.files import UserError, read_json
+from tools.clean_checkpoints import agreed
 from tools.dvc_utf8 import run_dvc
 
 DEMO = Path("demo")
@@ -40,20 +39,15 @@ def git(*arguments: str) -> str:
 
 def check_git() -> None:
     """`UserError` where DVC would run an experiment to its end and then fail to keep it."""
+    why = ""
     if Path(git("rev-parse", "--show-toplevel")).resolve() != Path.cwd():
-        raise UserError(
-            f"{Path.cwd()} is part of a larger git repository, where DVC cannot keep experiments. "
-            "Clone the project on its own."
-        )
-    if git("rev-parse", "--is-shallow-repository") == "true":
-        raise UserError(
-            "DVC cannot keep experiments in a shallow clone. Run `git fetch --unshallow` first."
-        )
-    if not git("rev-parse", "--revs-only", "HEAD"):
-        raise UserError(
-            "this git repository has no commit yet, and an experiment is kept beside a commit. "
-            "Run `git add -A && git commit -m start` first."
-        )
+        why = "in a part of a larger git repository. Clone the project on its own."
+    elif git("rev-parse", "--is-shallow-repository") == "true":
+        why = "in a shallow clone. Run `git fetch --unshallow` first."
+    elif not git("rev-parse", "--revs-only", "HEAD"):
+        why = "in a repository without a commit. Run `git add -A && git commit -m start` first."
+    if why:
+        raise UserError(f"DVC cannot keep experiments {why}")
 
 
 def demo(settings: list[str]) -> None:
@@ -61,8 +55,6 @@ def demo(settings: list[str]) -> None:
     check_git()
     if DEMO.exists() and not DEMO.is_dir():
         raise UserError(f"{DEMO} is in the way: the demo's pages go into a folder of that name.")
-    # Of each output that has never been made, DVC warns that it cannot be checked out.
-    logging.getLogger("dvc_data.index.checkout").setLevel(logging.ERROR)
     params = [f"--set-param={setting}" for setting in settings]
     run_dvc("exp", "run", "--temp", "--name", "demo-new", *params)
     head = git("rev-parse", "HEAD")
@@ -139,8 +131,7 @@ def clean(yes: bool) -> None:
     if not left:
         print("no killed experiment has left anything")
         return
-    if not yes and not (sys.stdin.isatty() and input("delete? [y/N] ").lower() in ("y", "yes")):
-        print("nothing was deleted (answer y, or give --yes)")
+    if not agreed(yes):
         return
     roots = {str(copy.resolve()) for copy in left}
     for record in (*LEFT.glob("run/*/*.run"), *LEFT.glob("standalone/run/*/*.run")):
@@ -161,12 +152,13 @@ def main() -> None:
     commands.add_parser("table").add_argument("--keep", default="", metavar="REGEX")
     commands.add_parser("clean").add_argument("--yes", action="store_true", help="do not ask")
     given = parser.parse_args()
-    if given.command == "demo":
-        demo(given.S)
-    elif given.command == "table":
-        table(given.keep)
-    else:
-        clean(given.yes)
+    match given.command:
+        case "demo":
+            demo(given.S)
+        case "table":
+            table(given.keep)
+        case _:
+            clean(given.yes)
 
 
 if __name__ == "__main__":

@@ -41,14 +41,14 @@ def open_repo() -> Iterator[Repo]:
             yield repo
     except (UserError, BrokenPipeError):
         raise
-    except DvcException as error:
-        raise UserError(str(error).removeprefix("config file error: ")) from error
-    except ImportError as error:
-        package = "".join(re.findall(r"'(dvc-\w+)'", str(error)))
-        command = f"{sys.executable} -m pip install -c constraints.txt {package}"
-        raise UserError(f"{error}. Install it: {command}") from error
     except Exception as error:
-        raise UserError(f"{type(error).__name__}: {error}. Is the remote's URL right?") from error
+        says = str(error).removeprefix("config file error: ")
+        if isinstance(error, ImportError):
+            package = "".join(re.findall(r"'(dvc-\w+)'", says))
+            says += f". Install it: {sys.executable} -m pip install -c constraints.txt {package}"
+        elif not isinstance(error, DvcException):
+            says = f"{type(error).__name__}: {says}. Is the remote's URL right?"
+        raise UserError(says) from error
 
 
 def fsck(repo: Repo, remote: bool, delete: bool) -> int:
@@ -124,10 +124,10 @@ def workspace_copy(output: str, name: str, damaged: str, delete: bool) -> str:
     if not path.is_file():
         return ""
     md5 = file_md5(output)
+    state = {name: "intact", damaged: "damaged too"}.get(md5, "another")
     if delete and md5 == damaged:
         path.unlink()
-        return ": the copy in the workspace was damaged too, and is deleted"
-    state = {name: "intact", damaged: "damaged too"}.get(md5, "another")
+        state += " (deleted)"
     return f": the copy in the workspace is {state}"
 
 
@@ -161,10 +161,8 @@ def restore_run_cache(repo: Repo) -> None:
             transfer(staging, cache, {obj.hash_info}, shallow=False, hardlink=False)
             print(f"{lost.pop(out.hash_info.value)}: put back into the cache, for the run cache")
     if lost:
-        print(
-            f"warning: the run cache names {len(lost)} object(s) that are gone, as `dvc gc` leaves "
-            f"it (of {min(lost.values())}, ...): those earlier runs would have to run again"
-        )
+        print(f"warning: the run cache names {len(lost)} object(s) that are gone, as `dvc gc` "
+              f"leaves it (of {min(lost.values())}, ...): those runs would run again")  # fmt: skip
 
 
 def main() -> None:

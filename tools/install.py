@@ -23,35 +23,26 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 LINK, ENVIRONMENTS = Path(".venv"), Path(".venvs")
-RECORD = "environment.json"  # in an environment: what it was made from; the proof that it is ours
+RECORD = "environment.json"  # what an environment was made from, and the proof that it is ours
 REQUIREMENTS, CONSTRAINTS = Path("requirements.txt"), Path("constraints.txt")
 REMOTES = Path("requirements-remotes.txt")
 INDEX = "https://download.pytorch.org/whl/"
 DEMANDED_BY_TORCH = re.compile(r"(nvidia-(?!ml-py)|cuda-|triton)")
 
-
-class Build(NamedTuple):
-    """A build of PyTorch: the oldest driver that runs it, and the compute capabilities it has."""
-
-    driver: tuple[int, ...]
-    lowest: float
-    highest: float = math.inf
-
-
-# The first that fits is taken; 13.0 is PyPI's own. Drivers for Linux, by docs.nvidia.com/cuda/
+# PyTorch's builds: the oldest driver, the lowest and the highest compute capability. The first that
+# fits is taken; 13.0 is PyPI's own. Drivers for Linux, by docs.nvidia.com/cuda/
 # cuda-toolkit-release-notes, table 3, CUDA 12.0 and 13.0: from there on a driver runs any CUDA of
 # that major version (docs.nvidia.com/deploy/cuda-compatibility, "Minor Version Compatibility").
 # Capabilities, by github.com/pytorch/pytorch, RELEASE.md, "CUDA Support Matrix". CUDA 12.9 is not
 # there, but 2.13.0+cu129 is published; it has the architectures of the build for 13.0.
 BUILDS = {
-    "13.0": Build((580, 65, 6), 7.5),
-    "12.6": Build((525, 60, 13), 5.0, 9.0),
-    "12.9": Build((525, 60, 13), 7.5),
+    "13.0": ((580, 65, 6), 7.5, math.inf),
+    "12.6": ((525, 60, 13), 5.0, 9.0),
+    "12.9": ((525, 60, 13), 7.5, math.inf),
 }
 
 
@@ -77,10 +68,9 @@ def choose_build(gpus: list[tuple[str, float]]) -> tuple[str, str]:
     lowest, highest = min(cap for _, cap in gpus), max(cap for _, cap in gpus)
     found = f"NVIDIA driver {driver}, compute capability {lowest:g}"
     found += f" to {highest:g}" if highest > lowest else ""
-    for name, build in BUILDS.items():
-        if version >= build.driver and build.lowest <= lowest and highest <= build.highest:
-            source = "PyPI" if name == "13.0" else "PyTorch's own index"
-            return name, f"PyTorch for CUDA {name} from {source}, because of {found}"
+    for name, (oldest, least, most) in BUILDS.items():
+        if version >= oldest and least <= lowest and highest <= most:
+            return name, f"PyTorch for CUDA {name}, because of {found}"
     sys.exit(
         f"error: no build of PyTorch fits {found}. Those for CUDA 12 need driver 525.60.13 and "
         "capability 5, that for CUDA 13 driver 580.65.06 and capability 7.5, or newer. Update the "
@@ -128,19 +118,11 @@ def remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def is_former() -> bool:
-    """Whether .venv is a folder that an earlier Makefile made: it left an empty `.installed`."""
-    stamp = LINK / ".installed"
-    made = (LINK / "pyvenv.cfg").is_file() and stamp.is_file() and not stamp.stat().st_size
-    return made and not LINK.is_symlink()
-
-
 def build(cuda: str, asked: str) -> None:
     """Build an environment and switch .venv to it; after any error .venv is as it was."""
-    started = time.monotonic()
-    folder = Path(tempfile.mkdtemp(dir=ENVIRONMENTS, prefix=f"cuda-{cuda}-".replace("-cpu", "")))
-    write_record(folder, complete=False)
+    folder = Path(tempfile.mkdtemp(dir=ENVIRONMENTS, prefix=f"{cuda}-"))
     folder.chmod(0o755)
+    write_record(folder, complete=False)
     pip = [str(folder / "bin/python"), "-m", "pip", "install", "--disable-pip-version-check"]
     pip += ["-c", str(CONSTRAINTS)]
     try:
@@ -150,14 +132,16 @@ def build(cuda: str, asked: str) -> None:
             label = cuda if cuda == "cpu" else f"cu{cuda.replace('.', '')}"
             run([*pip, "--extra-index-url", INDEX + label, f"torch=={torch[1]}+{label}"])
         run([*pip, "-r", str(REQUIREMENTS)])
-        let_dvc_write_utf8(folder)
+        (packages,) = folder.glob("lib/python3*/site-packages")
+        shutil.copyfile("tools/dvc_utf8.py", packages / "dvc_utf8.py")  # which says what for
+        (packages / "dvc_utf8.pth").write_text("import dvc_utf8\n", encoding="utf-8")
         made = {"digest": digest(cuda), "path": str(folder.resolve())}
         write_record(folder, complete=True, **made, cuda=cuda, asked=asked)
         switch(folder)
     except BaseException:
         remove(folder)
         raise
-    print(f"installed in {time.monotonic() - started:.0f} s: .venv is {folder}", flush=True)
+    print(f"installed: .venv is {folder}", flush=True)
 
 
 def run(command: list[str]) -> None:
@@ -170,19 +154,8 @@ def run(command: list[str]) -> None:
         )
 
 
-def let_dvc_write_utf8(folder: Path) -> None:
-    """Have every dvc of this environment import tools/dvc_utf8.py, which says why."""
-    (packages,) = folder.glob("lib/python3*/site-packages")
-    shutil.copyfile("tools/dvc_utf8.py", packages / "dvc_utf8.py")
-    (packages / "dvc_utf8.pth").write_text("import dvc_utf8\n", encoding="utf-8")
-
-
 def switch(folder: Path) -> None:
     """Make .venv a link to `folder`, in one step, and delete the environments that were before."""
-    if is_former():
-        former = Path(tempfile.mkdtemp(dir=ENVIRONMENTS, prefix="former-"))
-        LINK.rename(former)  # onto an empty folder
-        write_record(former, complete=False)
     link = LINK.with_name(".venv.partial")
     link.unlink(missing_ok=True)
     link.symlink_to(folder)
@@ -197,7 +170,7 @@ def install(asked: str | None, keep: bool, fresh: bool) -> None:
     record = read_record(LINK)
     if keep and not fresh and is_current(record, asked):
         return
-    if os.path.lexists(LINK) and not record and not is_former():
+    if os.path.lexists(LINK) and not record:
         sys.exit("error: .venv was not made by `make install`. Move it away and run again.")
     if sys.version_info < (3, 11):  # noqa: UP036
         found = ".".join(map(str, sys.version_info[:2]))
@@ -211,11 +184,10 @@ def install(asked: str | None, keep: bool, fresh: bool) -> None:
             cuda, reason = choose_build(read_gpus())
         else:
             cuda, reason = wish, f"the build of PyTorch that CUDA={wish} asks for"
-        if not fresh and is_current(record, cuda) and record["cuda"] == cuda:
+        if not fresh and is_current(record, cuda):
             print(f".venv is up to date, with {reason}")
             return
-        print(f"making .venv with {reason}. It takes minutes; `Installing collected packages`, "
-              "pip's last step, alone one or two.", flush=True)  # fmt: skip
+        print(f"making .venv with {reason}. It takes minutes.", flush=True)
         build(cuda, wish)
 
 
@@ -247,9 +219,9 @@ def main() -> None:
     parser.add_argument("--cuda", default="", help="PyTorch's build: auto, cpu, 12.6, 12.9, 13.0")
     parser.add_argument("--constraints", action="store_true", help="write constraints.txt anew")
     given = parser.parse_args()
-    if given.cuda not in ("", "auto", "cpu", *BUILDS):
-        known = ", ".join(["auto", "cpu", *BUILDS])
-        sys.exit(f"error: CUDA={given.cuda}: there is no such build. Known: {known}.")
+    known = ("auto", "cpu", *BUILDS)
+    if given.cuda not in ("", *known):
+        sys.exit(f"error: CUDA={given.cuda}: there is no such build. Known: {', '.join(known)}.")
     try:
         if given.constraints:
             write_constraints()

@@ -12,14 +12,12 @@ import os
 import re
 from pathlib import Path
 
-from dvc.repo import Repo
+from dvc.fs import get_cloud_fs
 
 from reproduce.command import run_command
 from reproduce.files import UserError
 from tools.dvc_utf8 import run_dvc, write_utf8
 from tools.fsck import fsck, open_repo, run_cache_outputs, tracked_objects
-
-CONFIG = Path(".dvc/config.local")
 
 
 def set_remote(text: str) -> None:
@@ -30,22 +28,13 @@ def set_remote(text: str) -> None:
     url = absolute_url(text)
     write_utf8()
     with open_repo() as repo:
-        before = CONFIG.read_bytes() if CONFIG.exists() else None
-        try:
-            with repo.config.edit("local") as config:
-                config["core"]["remote"] = "store"
-                config["remote"]["store"] = {"url": url, "verify": True}
-            with Repo() as again:
-                remote = again.cloud.get_remote("store")  # its plug-in must be there
-                if again.config["remote"]["store"]["url"] != url:
-                    raise UserError(f"{url}: DVC's configuration cannot hold it. Choose another.")
-        except BaseException:
-            CONFIG.unlink(missing_ok=True)
-            if before is not None:
-                CONFIG.write_bytes(before)
-            raise
-    print(f"remote store: {url}   (verify = true; written to {CONFIG})")
-    if not remote.fs.CAN_TRAVERSE:
+        kind, options, _ = get_cloud_fs(None, url=url)
+        kind(**options)  # its plug-in must be there, else nothing is written
+        with repo.config.edit("local") as config:
+            config["core"]["remote"] = "store"
+            config["remote"]["store"] = {"url": url, "verify": True}
+    print(f"remote store: {url}   (verify = true; written to .dvc/config.local)")
+    if not kind.CAN_TRAVERSE:
         print("HTTP is for pulling. Push from a clone whose remote is the folder behind it.")
     elif "://" not in url and not Path(url).exists():
         print("There is nothing yet: `make push` makes the folder.")

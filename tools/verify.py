@@ -44,7 +44,7 @@ def main() -> None:
         roots = [scratch / out.def_path for out in stage.outs]
         written = [file for root in roots for file in (root, *root.rglob("*")) if file.is_file()]
         names = {*locked, *(file.relative_to(scratch).as_posix() for file in written)}
-        names -= {path for path in names if path.startswith(MEASURED)}
+        names = {path for path in names if not path.startswith(MEASURED)}
         for path in sorted(names):
             compare(repo, path, locked.get(path), scratch / path)
     print(f"identical: {len(names)} file(s) of {name}, byte for byte as in dvc.lock")
@@ -52,16 +52,13 @@ def main() -> None:
 
 def locked_stage(repo: Any, name: str) -> Any:
     """DVC's stage; `UserError` if there is none, or dvc.lock is not about what would run now."""
-    if not name:
-        raise UserError("say which stage: make verify STAGE=tokenize@minilm (see dvc stage list)")
-    stages = repo.stage.collect(name)
+    stages = repo.stage.collect(name) if name else []
     if len(stages) != 1:
-        raise UserError(f"{name} names {len(stages)} stages. Name one: `dvc stage list` has them.")
+        raise UserError(f"STAGE={name} is {len(stages)} stages. Name one of `dvc stage list`: "
+                        "make verify STAGE=tokenize@minilm")  # fmt: skip
     stage = stages[0]
-    if not all(out.hash_info for out in stage.outs):
-        raise UserError(f"dvc.lock does not know {name}. Run `dvc repro {name}` first.")
     changed = [str(dep) for dep in stage.deps if dep.status()]
-    if changed or stage.changed_stage():
+    if changed or stage.changed_stage() or not all(out.hash_info for out in stage.outs):
         raise UserError(
             f"{name} would not run as dvc.lock says: {', '.join(changed) or 'its command'} changed "
             f"or missing since. Run `dvc checkout`, `dvc pull`, or `dvc repro {name}` first."
@@ -85,15 +82,14 @@ def locked_files(out: Any) -> Iterator[tuple[str, str]]:
 
 def prepare(scratch: Path, stage: Any, outputs: set[str]) -> None:
     """Lay out what the stage reads: code and settings from git, and links to its dependencies."""
-    for name in git("ls-files", "-z").split("\0"):
-        parents = map(str, Path(name).parents)
-        if Path(name).is_file() and name not in outputs and not outputs & set(parents):
-            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(name, scratch / name)
-    for name in (dep.def_path for dep in stage.deps):
-        if Path(name).exists() and not (scratch / name).exists():
-            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-            (scratch / name).symlink_to(Path(name).resolve())
+    for path in map(Path, git("ls-files", "-z").split("\0")):
+        if path.is_file() and not outputs & set(map(str, (path, *path.parents))):
+            (scratch / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, scratch / path)
+    for path in (Path(dep.def_path) for dep in stage.deps):
+        if not (scratch / path).exists():
+            (scratch / path).parent.mkdir(parents=True, exist_ok=True)
+            (scratch / path).symlink_to(path.resolve())
 
 
 def run_again(scratch: Path, name: str, command: str) -> None:
@@ -101,17 +97,17 @@ def run_again(scratch: Path, name: str, command: str) -> None:
 
     Another number of threads sums in another order, and ends in other bits.
     """
-    environment = os.environ | {}
-    environment.pop("DVC_ROOT", None)  # where the checkpoints are
+    # Without DVC_ROOT, which leads to the workspace's checkpoints.
+    environment = {key: value for key, value in os.environ.items() if key != "DVC_ROOT"}
     record = Path("environment") / f"{name.partition('@')[2]}.json"
     if name.startswith("finetune@") and record.is_file():
-        threads = str(read_json(record, f"Run `git checkout {record}`.")["threads"])
-        environment["OMP_NUM_THREADS"] = threads
+        threads = read_json(record, f"Run `git checkout {record}`.")["threads"]
+        environment["OMP_NUM_THREADS"] = str(threads)
         print(f"verify {name}: with {threads} thread(s), as {record} says")
     print(f"verify {name}: running `{command}` in {scratch}", flush=True)
-    code = subprocess.run(command, shell=True, cwd=scratch, env=environment).returncode  # noqa: S602
-    if code:
-        raise UserError(f"{name} ended with exit code {code} in the scratch place, see above.")
+    done = subprocess.run(command, shell=True, cwd=scratch, env=environment)  # noqa: S602
+    if done.returncode:
+        raise UserError(f"{name} ended with exit code {done.returncode} there, see above.")
 
 
 def compare(repo: Any, path: str, md5: str | None, now: Path) -> None:
