@@ -29,6 +29,7 @@ from typing import Any
 LINK, ENVIRONMENTS = Path(".venv"), Path(".venvs")
 RECORD = "environment.json"  # what an environment was made from, and the proof that it is ours
 REQUIREMENTS, CONSTRAINTS = Path("requirements.txt"), Path("constraints.txt")
+FOR_DVC = Path("tools/dvc_utf8.py")
 REMOTES = Path("requirements-remotes.txt")
 INDEX = "https://download.pytorch.org/whl/"
 DEMANDED_BY_TORCH = re.compile(r"(nvidia-(?!ml-py)|cuda-|triton)")
@@ -81,7 +82,7 @@ def choose_build(gpus: list[tuple[str, float]]) -> tuple[str, str]:
 def digest(cuda: str) -> str:
     """What an environment is made from, in one word."""
     content = [*sys.version_info[:2], cuda]
-    content += [path.read_text(encoding="utf-8") for path in (REQUIREMENTS, CONSTRAINTS)]
+    content += [path.read_text(encoding="utf-8") for path in (REQUIREMENTS, CONSTRAINTS, FOR_DVC)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -133,7 +134,7 @@ def build(cuda: str, asked: str) -> None:
             run([*pip, "--extra-index-url", INDEX + label, f"torch=={torch[1]}+{label}"])
         run([*pip, "-r", str(REQUIREMENTS)])
         (packages,) = folder.glob("lib/python3*/site-packages")
-        shutil.copyfile("tools/dvc_utf8.py", packages / "dvc_utf8.py")  # which says what for
+        shutil.copyfile(FOR_DVC, packages / FOR_DVC.name)  # which says what for
         (packages / "dvc_utf8.pth").write_text("import dvc_utf8\n", encoding="utf-8")
         made = {"digest": digest(cuda), "path": str(folder.resolve())}
         write_record(folder, complete=True, **made, cuda=cuda, asked=asked)
