@@ -93,6 +93,7 @@ def test_a_text_has_the_same_places_in_both_languages() -> None:
         ("en", lambda say: say.number(-0.5, 1, sign=True), "−0.5"),
         ("pt", lambda say: say.number(None), "não executado"),
         ("en", lambda say: say.short(1e-05), "1e-5"),
+        ("en", lambda say: say.short(0.0001), "1e-4"),
         ("pt", lambda say: say.short(0.1), "0,1"),
         ("en", lambda say: say.interval((1, 2.5)), "1.00 to 2.50"),
         ("en", lambda say: say.interval((1, 1.001)), "1.00"),

@@ -60,10 +60,12 @@ class Wording:
         return self.plain("seeds", n=len(seeds), seeds=", ".join(map(str, seeds)))
 
     def short(self, value: Any) -> str:
-        """A parameter as people write it: 1e-05 as 1e-5, 0.5 in Portuguese as 0,5."""
+        """A parameter as people write it: 0.0001 as 1e-4, 0.5 in Portuguese as 0,5."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             return str(value)
-        text = f"{value:g}".replace("e-0", "e-")
+        text = f"{value:g}"
+        if 0 < abs(value) < 1e-3:
+            text = re.sub(r"\.?0*e-0?", "e-", f"{value:e}")
         return text.replace(".", ",") if self.language == "pt" else text
 
     def statement(self, texts: Mapping[str, str]) -> "Markup":
