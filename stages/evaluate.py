@@ -7,7 +7,7 @@ The result is every answer, in predictions/MODEL-SEED.csv: all metrics follow fr
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reproduce.command import go_offline, run_command
 from reproduce.files import UserError, read_json, sha256, write_text
@@ -23,6 +23,8 @@ from reproduce.verdict.runs import SPLITS, Part, Run, write_run
 
 if TYPE_CHECKING:
     import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
 
 VALIDATION = Path("data/raw/validation.tsv")
 
@@ -77,7 +79,7 @@ def read_environment(name: str) -> dict[str, str]:
     return environment
 
 
-def as_labels(labels: list[float], names: tuple[str, ...]) -> "np.ndarray":  # type: ignore[type-arg]
+def as_labels(labels: list[float], names: tuple[str, ...]) -> "Array":
     """Labels as an array: int64 classes, or float64 numbers."""
     import numpy as np
 

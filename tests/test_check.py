@@ -50,7 +50,7 @@ def test_a_command_in_params_is_one_word_to_the_shell(repository: Repository, va
     """`-s` runs a stage without the check above it, if all that it reads is there."""
     for key, stage in (("models", "download_weights"), ("seeds", "finetune")):
         change: dict[str, list[Any]] = {"models": ["tiny"], "seeds": [1], key: [value]}
-        repository.edit("params.yaml", lambda data, change=change: data.update(change))  # type: ignore[misc]
+        repository.edit("params.yaml", lambda d, new=change: d.update(new))  # type: ignore[misc]
         repository.edit("params.yaml", lambda data: data["overrides"].update({value: {}}))
         make_deps(repository, stage, change["models"][0])
         done = repository.run("dvc", "repro", "-s", stage, ok=False)

@@ -301,38 +301,6 @@ def test_a_full_disk_is_one_message_and_loses_nothing(here: Here, finished: Repo
     assert outputs(here) == outputs(finished)
 
 
-@pytest.mark.slow
-def test_a_disk_that_is_full_when_dvc_takes_the_model_into_its_cache(copy: Repository) -> None:
-    """The training is over, DVC cannot copy its model: nothing is trained again."""
-    expected = outputs(copy)
-    clear(copy)
-    copy.edit("dvc.lock", lambda lock: lock["stages"].pop("finetune@tiny-1"))
-    shutil.rmtree(copy.path / ".dvc/cache/runs")
-    for cached in (copy.path / ".dvc/cache/files/md5").rglob("*"):
-        if cached.is_file() and cached.read_bytes() == expected["model.safetensors"]:
-            cached.unlink()
-    with halted(copy, f"shutil.copyfile *{MODEL}/model.safetensors *", *REPRO) as victim:
-        assert victim.pid == victim.process.pid, "dvc stands still, its trainer has ended"
-        resource.prlimit(victim.pid, resource.RLIMIT_FSIZE, (50_000, 50_000))
-        victim.let_go()
-        assert victim.process.wait(PATIENCE) != 0
-        assert "File too large" in victim.text(), victim.text()
-    assert checkpoints.is_complete(run_folder(copy) / "finished")
-    assert recovery(copy.run(*REPRO).stdout) == "taken over"
-    assert outputs(copy) == expected
-
-
-@pytest.mark.slow
-def test_a_machine_on_which_no_file_can_be_written(copy: Repository) -> None:
-    """Not even a temporary one, which libraries ask for while they are imported."""
-    before = outputs(copy)
-    shell = ("sh", "-c", f"ulimit -f 0; exec {' '.join(FINETUNE)}")
-    done = copy.run(*shell, ok=False)
-    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    assert done.stderr.count("error: the disk is full (") == 1 and "Make room" in done.stderr
-    assert outputs(copy) == before and not list(copy.path.rglob("*.partial"))
-
-
 # --- what is kept, and cleaning up ---
 
 

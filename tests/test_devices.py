@@ -107,6 +107,11 @@ def test_a_gpu_is_the_same_by_index_uuid_and_its_beginning_also_from_another_clo
     assert line(other) == "waiting for a free GPU: other runs hold 0 (Tesla T4)"
 
 
+def test_hosts_that_share_the_folder_and_both_count_from_0_do_not_wait(hold: Hold) -> None:
+    here, there = hold("GPU-here"), hold("GPU-there")
+    assert (line(here), line(there)) == ("GPU-here True", "GPU-there True")
+
+
 def test_the_locks_are_for_all_users_and_a_claim_inside_a_claim_is_the_same(
     driver: Driver, tmp_path: Path, monkeypatch: Patch
 ) -> None:
@@ -122,13 +127,14 @@ def test_the_locks_are_for_all_users_and_a_claim_inside_a_claim_is_the_same(
     assert (locks / f"{T4[1]}.lock").stat().st_mode & 0o444 == 0o444
 
 
+@pytest.mark.parametrize("code", [errno.ENOTSUP, errno.ENOLCK, errno.EINVAL])
 def test_a_file_system_without_flock_is_one_message(
-    driver: Driver, tmp_path: Path, monkeypatch: Patch
+    driver: Driver, tmp_path: Path, monkeypatch: Patch, code: int
 ) -> None:
     driver(*T4)
-    error = OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+    error = OSError(code, os.strerror(code))
     monkeypatch.setattr(fcntl, "flock", mock.Mock(side_effect=error))
-    with pytest.raises(UserError, match=r"cannot be locked \(No locks available\)"):
+    with pytest.raises(UserError, match=rf"cannot be locked \({os.strerror(code)}\)"):
         devices.claim_gpu(tmp_path).__enter__()
 
 
@@ -176,7 +182,8 @@ def test_no_gpu_is_said_and_no_error(
 
 @pytest.mark.parametrize(
     ("reason", "todo"),
-    [("no kernel image is available for execution", "install the build"),
+    [("The NVIDIA driver on your system is too old", "install the build"),
+     ("no kernel image is available for execution", "install the build"),
      ("CUDA error: out of memory", "Other programs hold its memory")],
 )  # fmt: skip
 def test_a_gpu_that_the_driver_lists_and_cuda_cannot_use_is_an_error(
@@ -270,3 +277,16 @@ def test_out_of_memory_is_known_in_each_of_its_forms_also_as_a_cause() -> None:
     for text in ("CUDA error: an illegal memory access was encountered", "it is not allocated",
                  "CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"):  # fmt: skip
         assert not devices.is_out_of_memory(RuntimeError(text)), text
+
+
+@pytest.mark.gpu
+def test_a_claimed_gpu_computes_and_is_the_only_one() -> None:
+    code = """
+from reproduce.training.devices import claim_gpu
+with claim_gpu() as gpu:
+    import torch
+    print(gpu.name, torch.cuda.device_count(), torch.cuda.get_device_name())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    name, count, same = done.stdout.strip().partition(" 1 ")
+    assert name == same and count == " 1 ", done.stdout + done.stderr

@@ -171,6 +171,15 @@ def test_replayed_steps_are_eager_steps(monkeypatch: pytest.MonkeyPatch, accumul
     assert recorded.replayed == 16 - len(shapes) > 3
 
 
+def test_a_shape_is_recorded_when_it_comes_again() -> None:
+    seen: list[list[int]] = []
+    recorder = Recorder(lambda rows, length: seen.append([length, *rows.tolist()]), FakeGraph)
+    for rows, length in (([1, 2], 8), ([3, 4], 8), ([5, 6], 16), ([7], 8), ([8, 9], 8)):
+        recorder(torch.tensor(rows), length)
+    assert seen == [[8, 1, 2], [8, 3, 4], [16, 5, 6], [8, 7], [8, 8, 9]]
+    assert list(recorder.recorded) == [(2, 8)] and recorder.replayed == 2
+
+
 def test_a_failed_recording_names_the_shape_and_the_first_reason() -> None:
     def capture(call: Callable[[], None]) -> None:
         try:

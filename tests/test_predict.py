@@ -24,6 +24,7 @@ from transformers import AutoModelForSequenceClassification, pipeline
 
 from conftest import ROOT, environment, pocket_lines
 from reproduce.command import run_command
+from reproduce.files import UserError
 from reproduce.inputs.tokenizer import load_tokenizer, tokenize_split
 from reproduce.models.load import load_finetuned
 from reproduce.models.onnx import export
@@ -416,6 +417,29 @@ def test_a_gpu_is_claimed_and_what_that_says_is_no_row(
     monkeypatch.setattr(predict, "claim_gpu", claim_gpu)
     code, rows, err = run("--model", fine, "good")
     assert (code, len(rows)) == (0, 2) and "waiting for a free GPU\n" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "closed", "name"),
+    [(["good"], "stdout", "--output"), (["--file", "-", "--output", "o"], "stdin", "--file")],
+)
+def test_a_closed_stream_that_is_needed_is_named(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], closed: str, name: str
+) -> None:
+    monkeypatch.setattr(predict, "CLOSED", [closed])
+    with pytest.raises(UserError, match=rf"^{closed} is closed.*{name}\.$"):
+        predict.main(arguments)
+
+
+@pytest.mark.slow
+def test_closed_streams_take_nothing_of_the_output(exported: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o.csv"
+    command = f"{sys.executable} -m tools.predict --model {exported} good --output {out}"
+    shell = ["bash", "-c", f"{command} <&- >&- 2>&-"]
+    done = subprocess.run(shell, cwd=ROOT, env=environment(tmp_path / "home"))
+    assert done.returncode == 0
+    header, row = out.read_text().splitlines()
+    assert header == "sentence,label,probability" and row.startswith("good,")
 
 
 FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")

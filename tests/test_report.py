@@ -304,6 +304,15 @@ def test_a_run_of_another_recipe_is_named_and_not_shown(copy: Path) -> None:
     assert "minilm-1: not run (other recipe)" in english and "no training has run yet" in english
 
 
+def test_an_export_of_another_recipe_is_not_shown(copy: Path) -> None:
+    run_stages(copy, compare, report)
+    assert "as ONNX in int8" in text_of(copy)
+    path = copy / "metrics/export/minilm-1.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"recipe": "0" * 16}))
+    run_stages(copy, compare, report)
+    assert "as ONNX in int8" not in text_of(copy)
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [

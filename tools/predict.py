@@ -35,11 +35,15 @@ if TYPE_CHECKING:
 
 # Equal results first, then speed.
 WEIGHTS = (FILES["optimized"], FILES["onnx"], FILES["int8"], "model.safetensors")
+CLOSED = [name for name in ("stdin", "stdout") if getattr(sys, name) is None]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Predict what the command line says."""
     arguments = parse(argv)
+    for option, stream in (("file", "stdin"), ("output", "stdout")):
+        if getattr(arguments, option) == STDIO and stream in CLOSED:
+            raise UserError(f"{stream} is closed. Open it, or name a file with --{option}.")
     os.environ["TQDM_DISABLE"] = "1"  # the libraries' own bars; tqdm reads it when imported
     try:
         with contextlib.ExitStack() as stack, explain_memory(arguments.batch_size, "--batch-size"):

@@ -20,8 +20,10 @@ NONE = {
 }
 HEADS = {
     "en": ("model", "device", "precision", "runs", "minutes a run", "memory, GB"),
-    "pt": ("modelo", "dispositivo", "precisão", "execuções", "minutos por execução", "memória, GB"),
-}
+    "pt": (
+        "modelo", "dispositivo", "precisão", "execuções", "minutos por execução", "memória, GB",
+    ),
+}  # fmt: skip
 
 
 def demo(language: str) -> str:

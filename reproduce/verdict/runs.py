@@ -83,7 +83,8 @@ class Run:
     def score(self) -> float | None:
         """The headline metric times 100, an accuracy exact; None where it is not defined."""
         if self.metrics[0] == "accuracy":
-            return 100 * self.measured["correct"] / self.measured["n"]  # type: ignore[no-any-return]
+            correct: int = self.measured["correct"]
+            return 100 * correct / len(self.validation.labels)
         return None if self.measured["score"] is None else 100 * float(self.measured["score"])
 
 
