@@ -25,7 +25,7 @@ help: ## List the targets
 	  | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 install: ## Make .venv for this machine's GPU driver (CUDA=cpu, 12.6, 12.9, 13.0: choose; FRESH=1)
-	@$(PYTHON) tools/install.py --cuda "$$CUDA" $(if $(FRESH),--fresh)
+	@$(PYTHON) tools/install.py --cuda "$$CUDA" $(if $(filter 1,$(FRESH)),--fresh)
 
 environment:
 	@$(PYTHON) tools/install.py --keep --cuda "$$CUDA"
@@ -85,10 +85,10 @@ pin: environment ## Write the pins of a new entry of catalog.yaml: make pin DATA
 	@python -m tools.pin $(if $(MODEL),--model="$$MODEL",--dataset="$$DATASET")
 
 clean-checkpoints: environment ## Say what killed trainings left, ask, delete it (YES=1: do not ask)
-	@python -m tools.clean_checkpoints $(if $(YES),--yes)
+	@python -m tools.clean_checkpoints $(if $(filter 1,$(YES)),--yes)
 
 clean-experiments: environment ## The same for killed `dvc exp run --temp` and `make demo`
-	@python -m tools.experiments clean $(if $(YES),--yes)
+	@python -m tools.experiments clean $(if $(filter 1,$(YES)),--yes)
 
 remote: environment ## Set this clone's DVC remote: make remote URL=s3://bucket/folder (or a folder)
 	@python -m tools.remotes set -- "$$URL"
@@ -97,7 +97,7 @@ push: environment ## Push all results to the remote, with what a restore needs
 	@python -m tools.remotes push
 
 fsck: environment ## Hash DVC's cache, name what is damaged (REMOTE=1: the remote's; DELETE=1)
-	@python -m tools.fsck $(if $(REMOTE),--remote) $(if $(DELETE),--delete)
+	@python -m tools.fsck $(if $(filter 1,$(REMOTE)),--remote) $(if $(filter 1,$(DELETE)),--delete)
 
 table: environment ## The experiments side by side: make table KEEP='minilm|finetune.batch_size'
 	@python -m tools.experiments table $(if $(KEEP),--keep="$$KEEP")

@@ -31,7 +31,8 @@ def main() -> None:
     found: dict[str, Any] = {name: table(rule, STUDIES) for name, rule in SIMULATED.items()}
     cells = [(s, 0.0) for s in SPREADS] + [(0.3, d) for d in DIFFERENCES[1:]]
     found["paired"] = [paired(spread, difference) for spread, difference in cells]
-    facts = {"margin": MARGIN, "studies": STUDIES, "paired_studies": PAIRED_STUDIES}
+    facts = {"margin": MARGIN, "sentences": SENTENCES, "studies": STUDIES}
+    facts |= {"paired_studies": PAIRED_STUDIES}
     write_json(RESULT, {**facts, "rules": found})
     write_text(PAGE, page(found))
     print(f"{RESULT}, {PAGE}: {len(SEEDS) * len(SPREADS)} rows a rule, {STUDIES:,} studies a cell")
@@ -142,8 +143,9 @@ and our reproduction of it on the same {SENTENCES} sentences.
   reproduced*. The others are inconclusive.
 
 Below 1 point, the margin, *not reproduced* is wrong, and above it *reproduced*. At the margin
-itself the rules allow each side a fixed share: 5 % and 2.5 %. Seeds that spread by 1 point decide
-little, however many we run, because the article's own five spread too much."""
+itself the rules allow each side a fixed share, if the article's seeds spread as ours do: 5 % and
+2.5 %. Seeds that spread by 1 point decide little, however many we run, because the article's median
+of five would spread so too."""
 FOOT = f"""{PAIRED_STUDIES} studies a cell; where a cell is empty, none.
 
 This rule resamples seeds and sentences together, both models on the same sentences. Its 95 %

@@ -26,6 +26,10 @@ WORLD = {
     errno.ENOTDIR: "Move away the file that is in a folder's place.",
     errno.EISDIR: "Move away the folder that is in a file's place.",
     errno.ELOOP: "Remove the links that point at each other.",
+    errno.ENOMEM: "The machine has too little memory: close other programs.",
+    errno.EAGAIN: "The machine has too many processes: close other programs.",
+    errno.ENOTEMPTY: "A program still uses a file in it: close that and run it again.",
+    errno.EBUSY: "A program still uses it: close that and run it again.",
 }
 
 # Environment variables that would change a result: which kernels are taken, in which precision
@@ -54,8 +58,7 @@ def run_command(main: Callable[[], None]) -> None:
     except UserError as error:
         fail(str(error))
     except KeyboardInterrupt:
-        says = "interrupted: no output was changed; run the same command again to go on"
-        print(says, file=sys.stderr)
+        print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         if not (message := explain(error)):

@@ -53,8 +53,12 @@ def output_directory(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    shutil.rmtree(path, ignore_errors=True)
+    old = path.with_name(path.name + ".old.partial")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.replace(old)  # whole, also where one of its files cannot be deleted
     partial.replace(path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -48,7 +48,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     from ruamel.yaml.error import YAMLError
 
     try:
-        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        data = YAML(typ="safe").load(path.read_text(encoding="utf-8"))  # as DVC does
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing. Run in the folder of dvc.yaml.") from error
     except (YAMLError, ValueError, RecursionError) as error:  # a ValueError: it is not UTF-8
@@ -80,6 +80,7 @@ def validate(schema: type[SectionType], data: Any, where: str) -> SectionType:
         raise UserError(text) from error
 
 
+PINNED = {"bytes", "sha256", "tokenizer", "weights"}  # the keys that `make pin` writes
 MAPPING = "a mapping ({} for an empty one)"
 SHAPES = {"dict_type": MAPPING, "model_type": MAPPING, "tuple_type": "a list, in brackets"}
 
@@ -90,6 +91,8 @@ def _explain(schema: type[Section], problem: Any, where: str) -> str:
     if kind == "extra_forbidden":
         known = _known_keys(schema, keys)
         return f"{place}: unknown key.{known} Correct the spelling or remove it."
+    if kind == "missing" and keys[-1] in PINNED:
+        return f"{place}: missing: never pinned. Run `make pin`, which writes what the files are."
     if kind == "missing":
         return f"{place}: missing. Add it: `git show HEAD:{where.split(':')[0]}` has all keys."
     if kind == "too_short":
@@ -98,7 +101,8 @@ def _explain(schema: type[Section], problem: Any, where: str) -> str:
     if expected := SHAPES.get(kind):
         return f"{place}: expected {expected}, found {found}."
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{place}: {message[0].lower() + message[1:]} (found {found})."
+    more = "" if isinstance(problem["input"], dict) else f" (found {found})"  # not a whole entry
+    return f"{place}: {message[0].lower() + message[1:]}{more}."
 
 
 def _known_keys(schema: Any, keys: tuple[str | int, ...]) -> str:

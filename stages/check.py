@@ -29,6 +29,9 @@ def check_inputs() -> tuple[catalog.Dataset, dict[str, catalog.Model]]:
     data = read_yaml(PARAMS)
     params = validate(Params, data, f"{PARAMS}:")
     dataset = catalog.read_dataset(params.dataset)
+    holdout, rows = params.selection.holdout, dataset.train.rows
+    if rows and holdout >= rows:
+        raise UserError(f"{PARAMS}: selection.holdout {holdout}: train has {rows} rows in all.")
     benchmarked = params.benchmark.models
     models = {name: catalog.read_model(name) for name in [*params.models, *benchmarked]}
     for name in params.models:
@@ -40,20 +43,23 @@ def check_inputs() -> tuple[catalog.Dataset, dict[str, catalog.Model]]:
             )
     known = validate(catalog.Catalog, read_yaml(catalog.CATALOG), f"{catalog.CATALOG}:")
     for role in ("teacher", "student"):
-        _refuse_unknown(f"compare.{role}", getattr(params.compare, role), known.models)
+        _refuse_unknown(f"{PARAMS}: compare.{role}", getattr(params.compare, role), known.models)
     for section, entries in (("tasks", known.datasets), ("overrides", known.models)):
         for name, changes in data[section].items():  # those of other experiments too
-            _refuse_unknown(f"{section}.{name}", name, entries)
+            _refuse_unknown(f"{PARAMS}: {section}.{name}", name, entries)
             merged = data["finetune"] | changes
             validate(Finetune, merged, f"{PARAMS}: finetune with {section}.{name}")
-    validate(Published, read_yaml(PUBLISHED), f"{PUBLISHED}:")
+    published = validate(Published, read_yaml(PUBLISHED), f"{PUBLISHED}:")
+    for row in published.results:
+        if row.model:
+            _refuse_unknown(f"{PUBLISHED}: results, model", row.model, known.models)
     return dataset, models
 
 
 def _refuse_unknown(place: str, name: str, known: Mapping[str, object]) -> None:
     if name not in known:
         raise UserError(
-            f"{PARAMS}: {place}: {catalog.CATALOG} has no {name}, it has "
+            f"{place}: {catalog.CATALOG} has no {name}, it has "
             f"{', '.join(sorted(known))}. Correct it or remove it."
         )
 

@@ -55,7 +55,7 @@ def main() -> None:
 def summarize(evidence: Evidence, claims: dict[str, Any]) -> dict[str, Any]:
     """All of metrics/accuracy.json. DVC makes a column of each number and text, of lists none.
 
-    A key has a space in it where it is no model's name.
+    A column's key has a space in it where it is no model's name.
     """
     columns: dict[str, Any] = {}
     seeds = []

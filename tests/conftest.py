@@ -56,7 +56,9 @@ def pin(path: Path) -> dict[str, Any]:
 
 
 def load_yaml(path: Path) -> Any:
-    return YAML(typ="rt").load(path.read_text(encoding="utf-8"))
+    yaml = YAML(typ="rt")
+    yaml.preserve_quotes = True  # libyaml, which DVC reads with, wants more of them than ruamel
+    return yaml.load(path.read_text(encoding="utf-8"))
 
 
 def dump_yaml(path: Path, data: Any) -> None:
@@ -226,6 +228,8 @@ def make_repository(path: Path, tiny_model: Path, commit: bool = True) -> Reposi
         lines = ["sentence\tlabel", *pocket_lines(split, count)]
         (toy / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
         dataset[split] = {"file": f"{split}.tsv", "rows": count, **pin(toy / f"{split}.tsv")}
+    (path / "predictions").mkdir()
+    (path / "predictions/README.md").touch()  # as here: files of git among those of DVC
     model = {
         "sources": [{"folder": str(tiny_model)}],
         "license": "apache-2.0",

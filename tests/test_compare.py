@@ -89,7 +89,7 @@ def test_results_are_one_table_of_claims_in_two_languages(done: Path) -> None:
     english, portuguese = english.replace("\n", " "), portuguese.replace("\n", " ")
     assert "DistilBERT keeps 98.49 %" in english and "mantém 98,49%" in portuguese
     assert "Not run, because no stage measures it" in english and "207 MB" in english
-    assert "(n = 5, cpu + cuda)" in english, "bert's seeds are of two kinds of device"
+    assert "(n = 5, cpu fp32 + cuda fp32)" in english, "bert's seeds are of two kinds of device"
 
 
 def test_the_charts_have_a_line_a_seed_and_the_classes_names(done: Path) -> None:

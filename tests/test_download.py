@@ -247,8 +247,8 @@ SOURCES: list[tuple[dict[str, str], str]] = [
 ]
 BAD: list[tuple[dict[str, Any], str]] = [
     *(({"sources": [source]}, f".sources.0{message}") for source, message in SOURCES),
-    ({"train": {"file": "x.tsv", "sha256": "a" * 64}}, ".train.bytes: missing."),
-    ({"train": {"file": "x.tsv"}}, ".train has no sha256: its files were never pinned. Run `make "),
+    ({"train": {"file": "x.tsv", "sha256": "a" * 64}}, ".train.bytes: missing: never pinned. Run"),
+    ({"train": {"file": "validation.tsv", **A_PIN}}, ": two splits name the same file"),
     ({"train": {"file": "../x.tsv", **A_PIN}}, ".train.file: string should match pattern"),
     ({"labels": ["NO"]}, ": name two labels or more, or none and a scale"),
     ({"labels": ["NO", "NO"]}, ".labels: listed more than once: NO; list each once"),
@@ -306,7 +306,7 @@ def test_a_file_that_holds_no_entry_is_refused(tmp_path: Path, content: bytes | 
 SOME = Split(file="some.tsv", bytes=1, sha256="a" * 64)
 ONE_TEXT = Dataset(
     sources=(Source(folder="x"),), columns=("sentence",), labels=("no", "yes"),
-    metrics=("accuracy",), train=SOME, validation=SOME,
+    metrics=("accuracy",), train=SOME, validation=SOME.model_copy(update={"file": "other.tsv"}),
 )  # fmt: skip
 PAIRS = ONE_TEXT.model_copy(update={"columns": ("one", "two")})
 NUMBERS = PAIRS.model_copy(update={"labels": (), "scale": (0.0, 5.0), "metrics": ("pearson",)})
@@ -332,6 +332,7 @@ def test_tsv_and_parquet_have_one_canonical_form(tmp_path: Path) -> None:
     md5 = hashlib.md5(THREE, usedforsecurity=False).hexdigest()
     for name in ("some.tsv", "some.parquet"):
         assert canonical(tmp_path / name, rows=3, tsv_md5=md5) == (THREE, 3)
+    assert (tmp_path / "some.tsv").read_bytes() == THREE[:-1]  # it may be another split's
 
 
 def test_other_rows_or_bytes_than_published_are_refused(tmp_path: Path) -> None:

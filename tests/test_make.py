@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.metadata import distributions
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -157,7 +158,10 @@ def test_the_old_environment_is_kept_when_the_new_one_fails(
     assert {path.name for path in Path(".venvs").iterdir()} == {"lock", made.name}
 
 
-def test_only_environments_of_ours_are_deleted(commands: list[list[str]]) -> None:
+def test_only_environments_of_ours_are_deleted(
+    commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the new one is there: Ctrl-C then leaves it whole."""
     make(commands)
     first = Path(".venv").resolve()
     killed, foreign = Path(".venvs/killed"), Path(".venvs/foreign")
@@ -166,6 +170,10 @@ def test_only_environments_of_ours_are_deleted(commands: list[list[str]]) -> Non
     install.write_record(killed, complete=False)
     (foreign / "thesis.txt").touch()
     Path(".venvs/link").symlink_to("foreign")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", mock.Mock(side_effect=KeyboardInterrupt))
+        install.install(None, keep=True, fresh=True)
+    assert install.read_record(Path(".venv")) and Path(".venv").resolve() != first
     install.install(None, keep=True, fresh=True)
     assert not first.exists()
     assert not killed.exists()

@@ -71,6 +71,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("tasks.rte.epochs", 0, "finetune with tasks.rte.epochs: input should be greater than or"),
     ("tasks.rte", None, "tasks.rte: expected a mapping ({} for an empty one), found null."),
     ("selection.holdout", 1, "selection: hold out 0 sentences, or 10 or more"),
+    ("selection.holdout", 67349, "selection.holdout 67349: train has 67349 rows in all."),
     ("selection.train", 30, "selection: train goes with held-out sentences: set holdout too"),
     ("compare.teacher", "brt", "compare.teacher: catalog.yaml has no brt, it has bert,"),
 ]  # fmt: skip
@@ -93,6 +94,11 @@ def test_a_mistake_in_params_is_one_clear_message(
     assert refused().startswith(f"params.yaml: {message}")
 
 
+def test_a_published_score_of_a_model_that_is_not_there_is_refused(project: Edit) -> None:
+    project("published.yaml", lambda data: data["results"][0].update(model="distilbrt"))
+    assert refused().startswith("published.yaml: results, model: catalog.yaml has no distilbrt")
+
+
 @pytest.mark.parametrize(("key", "value"), [("dataset", "foo"), ("models", ["foo"])])
 def test_what_the_catalog_does_not_know_is_refused(project: Edit, key: str, value: Any) -> None:
     project("params.yaml", lambda data: data.update({key: value}))
@@ -107,7 +113,7 @@ def test_every_mistake_is_listed_at_once(project: Edit) -> None:
 
 
 BROKEN: list[tuple[bytes, str]] = [
-    (b"dataset: sst2\nseeds: [1, [2\n", r"is not valid YAML: .*\(line: 2\)"),
+    (b"dataset: sst2\nseeds: [1, [2\n", "is not valid YAML: .*line 2, column 12"),
     (b"a: 1\na: 2\n", "is not valid YAML: .*duplicate key"),
     (b"a: !!python/object:os.system x\n", "is not valid YAML"),
     (b"dataset: \xff\n", "is not valid YAML: .utf-8. codec"),

@@ -160,6 +160,15 @@ def test_results_of_another_recipe_do_not_count(project: Path, change: Any) -> N
     assert set(states(project).values()) == {"not run (other recipe)"}
 
 
+def test_a_run_is_scored_by_today_s_metrics(project: Path) -> None:
+    catalog = load_yaml(project / "catalog.yaml")
+    catalog["datasets"]["sst2"]["metrics"] = ["f1"]
+    dump_yaml(project / "catalog.yaml", catalog)
+    with inside(project):
+        run = read_runs(read_yaml(Path("params.yaml")))["bert"][1]
+    assert isinstance(run, Run) and run.score == 100 * run.measured["f1"]
+
+
 def test_a_run_over_other_sentences_does_not_count(project: Path) -> None:
     with inside(project):
         recipe = recipe_of(load_yaml(Path("params.yaml")), "bert", 1)

@@ -1,13 +1,17 @@
 """Files for GLUE's server: their form, and whose predictions they hold."""
 
+import contextlib
 import csv
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from conftest import ROOT, Repository, load_yaml
 from reproduce.inputs.catalog import read_dataset
+from reproduce.params import read_yaml
+from reproduce.verdict.runs import recipe_of
 from tools.submission import FILES, IN_WORDS, submission_tsv
 
 
@@ -43,6 +47,10 @@ def as_sst2(copy: Repository) -> None:
     toy["test"] = dict(toy["validation"])
     copy.edit("catalog.yaml", lambda c: c["datasets"].update(sst2=toy))
     copy.edit("params.yaml", lambda p: p.update(dataset="sst2"))
+    with contextlib.chdir(copy.path):
+        today = recipe_of(read_yaml(Path("params.yaml")), "tiny", 1)
+    copy.edit("data/dataset.json", lambda d: d.update(dataset="sst2"))
+    copy.edit("environment/tiny-1.json", lambda e: e.update(recipe=today))
     tokenized = copy.path / "data/tokenized/tiny"
     shutil.copyfile(tokenized / "validation.parquet", tokenized / "test.parquet")
 
@@ -73,4 +81,6 @@ def test_what_cannot_be_submitted_is_refused(copy: Repository) -> None:
         assert "params.yaml has tiny" in submit(copy, model, 1)
     (copy.path / "data/tokenized/tiny/test.parquet").unlink()
     assert "test.parquet is missing" in submit(copy, "tiny", 1)
+    copy.edit("params.yaml", lambda p: p["finetune"].update(epochs=1))
+    assert "is not of today's params.yaml" in submit(copy, "tiny", 1)
     assert not (copy.path / "submission").exists()

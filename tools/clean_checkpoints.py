@@ -4,6 +4,8 @@ Run as: python -m tools.clean_checkpoints [--yes]        (make clean-checkpoints
 """
 
 import argparse
+import contextlib
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -20,10 +22,10 @@ def main() -> None:
     parser.add_argument("--yes", action="store_true", help="do not ask")
     arguments = parser.parse_args()
     free: dict[Path, int] = {}
-    for folder in sorted(path for path in root().glob("*") if path.is_dir()):
-        files = [path for path in folder.rglob("*") if path.is_file()]
-        size = sum(path.stat().st_size for path in files if path.stat().st_nlink == 1)
-        state = f"at step {max(steps(folder)):,}" if steps(folder) else "no checkpoint yet"
+    ours = root().glob("*-" + "[0-9a-f]" * 12)  # as `checkpoint_folder` names them
+    for folder in sorted(path for path in ours if path.is_dir() and not path.is_symlink()):
+        size, done = size_of(folder), steps(folder)
+        state = f"at step {max(done):,}" if done else "no checkpoint yet"
         if (folder / "finished").is_dir():
             state = "finished"
         try:
@@ -43,10 +45,22 @@ def main() -> None:
                 shutil.rmtree(folder)
 
 
+def size_of(folder: Path) -> int:
+    """Bytes that deleting `folder` frees; what vanishes meanwhile (it is in use) counts nothing."""
+    size = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                found = Path(place, name).lstat()
+                size += found.st_size if found.st_nlink == 1 else 0
+    return size
+
+
 def agreed(yes: bool) -> bool:
     """Whether to delete, by `--yes` or by a person's answer."""
-    if yes or (sys.stdin.isatty() and input("delete? [y/N] ").strip().lower() in ("y", "yes")):
-        return True
+    with contextlib.suppress(EOFError):
+        if yes or (sys.stdin.isatty() and input("delete? [y/N] ").strip().lower() in ("y", "yes")):
+            return True
     print("nothing was deleted (answer y, or give --yes)")
     return False
 

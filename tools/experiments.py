@@ -6,23 +6,27 @@ Run as: python -m tools.experiments demo -S dataset=pocket ...      (make demo)
 """
 
 import argparse
+import contextlib
 import csv
 import io
 import json
 import re
 import shutil
 import subprocess
+import sys
 import zipfile
 from collections import Counter
 from pathlib import Path
 
 from reproduce.command import run_command
 from reproduce.files import UserError, read_json
-from tools.clean_checkpoints import agreed
+from reproduce.params import PARAMS, read_yaml
+from tools.clean_checkpoints import agreed, size_of
 from tools.dvc_utf8 import run_dvc
 
 DEMO = Path("demo")
-METRICS, PARAMETERS = Path("metrics/accuracy.json"), ("dataset$", "finetune.epochs$")
+METRICS = Path("metrics/accuracy.json")
+OWN = ("Experiment", "rev", "State")  # the columns that say which experiment
 LEFT = Path(".dvc/tmp/exps")
 
 
@@ -56,8 +60,8 @@ def demo(settings: list[str]) -> None:
     if DEMO.exists() and not DEMO.is_dir():
         raise UserError(f"{DEMO} is in the way: the demo's pages go into a folder of that name.")
     params = [f"--set-param={setting}" for setting in settings]
+    head = git("rev-parse", "HEAD")  # before: a commit may be made meanwhile
     run_dvc("exp", "run", "--temp", "--name", "demo-new", *params)
-    head = git("rev-parse", "HEAD")
     folder = f"refs/exps/{head[:2]}/{head[2:]}"
     git("update-ref", f"{folder}/demo", f"{folder}/demo-new")
     git("update-ref", "-d", f"{folder}/demo-new")
@@ -82,30 +86,36 @@ def demo(settings: list[str]) -> None:
 
 
 def table(keep: str) -> None:
-    """Print the experiments: by default with all metrics, and scores only of what has finished."""
+    """Print the experiments: by default the scores and parameters that differ among them.
+
+    As `dvc exp show --only-changed`, but without its column for each file that a stage reads.
+    """
     git("rev-parse", "HEAD")  # what stops git stops DVC, which says it worse
+    wanted = keep
     if not keep:
         metrics = read_json(METRICS, "Run `dvc repro compare`.") if METRICS.is_file() else {}
         names = [name for name, value in metrics.items() if not isinstance(value, list)]
-        keep = "|".join([*(f"{re.escape(name)}$" for name in names), *PARAMETERS])
-    command = ["dvc", "exp", "show", "--csv", "--hide-workspace", "--drop", ".*", "--keep"]
-    columns = f"(Experiment|rev|State)$|{keep}"
-    done = subprocess.run([*command, columns], stdout=subprocess.PIPE, text=True)
+        wanted = "|".join(rf"{re.escape(name)}(\.|$)" for name in (*names, *read_yaml(PARAMS)))
+    show = [sys.executable, "-m", "dvc", "exp", "show", "--csv", "--hide-workspace"]
+    columns = ["--drop", ".*", "--keep", f"(Experiment|rev|State)$|{wanted}"]
+    done = subprocess.run([*show, *columns], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise UserError("`dvc exp show` failed, see above.")
-    print(format_table(done.stdout))
+    print(format_table(done.stdout, only_changed=not keep))
 
 
-def format_table(text: str) -> str:
+def format_table(text: str, only_changed: bool) -> str:
     """DVC's table of experiments (CSV) for the terminal.
 
     Of an experiment with a State (Running, Queued, Failed) DVC shows the workspace's numbers.
     """
     rows = list(csv.DictReader(io.StringIO(text)))
-    lines = [[name.split(":")[-1] for name in rows[0]]] if rows else [["no experiments"]]
+    values = {name: {row[name] for row in rows} for name in (rows[0] if rows else ())}
+    names = [n for n in values if n in OWN[:2] or not only_changed or len(values[n]) > 1]
+    lines = [[name.split(":")[-1] for name in names]] if rows else [["no experiments"]]
     for row in rows:
-        own = {"Experiment", "rev", "State"} if row.get("State") else row
-        lines.append([row[name] if name in own and row[name] else "-" for name in row])
+        shown = OWN if row.get("State") else names
+        lines.append([row[name] if name in shown and row[name] else "-" for name in names])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = ([cell.rjust(width) for cell, width in zip(x, widths, strict=True)] for x in lines)
     return "\n".join("  ".join(cells) for cells in padded)
@@ -120,14 +130,15 @@ def clean(yes: bool) -> None:
         here.append(Path(process.info["cwd"] or "/"))
         words = set(process.info["cmdline"] or ())
         starts = words >= {"exp", "run"} or words >= {"tools.experiments", "demo"}
-        if starts and here[-1] == Path.cwd():
-            raise UserError(f"process {process.pid} starts an experiment. Wait until it is done.")
+        if (starts or "queue-worker" in words) and here[-1] == Path.cwd():
+            raise UserError(f"process {process.pid} starts experiments. Wait until it is done.")
     found = (*LEFT.glob("tmp*"), *LEFT.glob("standalone/tmp*"))
     copies = [path for path in found if (path / ".dvc").is_dir() and not path.is_symlink()]
     left = [copy for copy in copies if not any(cwd.is_relative_to(copy.resolve()) for cwd in here)]
     for copy in copies:
-        size = sum(file.lstat().st_size for file in copy.rglob("*") if file.is_file()) / 1e6
-        print(f"{copy}: {size:,.1f} MB{'' if copy in left else ', in use, left alone'}")
+        print(
+            f"{copy}: {size_of(copy) / 1e6:,.1f} MB{'' if copy in left else ', in use, left alone'}"
+        )
     if not left:
         print("no killed experiment has left anything")
         return
@@ -136,8 +147,9 @@ def clean(yes: bool) -> None:
     roots = {str(copy.resolve()) for copy in left}
     for record in (*LEFT.glob("run/*/*.run"), *LEFT.glob("standalone/run/*/*.run")):
         # Without it, DVC would go on to show the experiment as running.
-        if json.loads(record.read_text(encoding="utf-8")).get("root_dir") in roots:
-            shutil.rmtree(record.parent)
+        with contextlib.suppress(ValueError):  # cut off while it was written
+            if json.loads(record.read_text(encoding="utf-8")).get("root_dir") in roots:
+                shutil.rmtree(record.parent)
     for copy in left:
         shutil.rmtree(copy)
     print(f"deleted: {len(left)}")

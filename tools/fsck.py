@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from tqdm import tqdm
 
-from reproduce.command import run_command
+from reproduce.command import explain, run_command
 from reproduce.files import UserError
 
 OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")  # else it is what a transfer is still writing
@@ -39,13 +39,15 @@ def open_repo() -> Iterator[Repo]:
         os.chdir(Repo.find_root())  # dvc.lock and outputs are named from there
         with Repo() as repo:
             yield repo
-    except (UserError, BrokenPipeError):
-        raise
     except Exception as error:
+        ours = (UserError, TypeError, AttributeError, LookupError, AssertionError)
+        if isinstance(error, ours) or explain(error):
+            raise
         says = str(error).removeprefix("config file error: ")
         if isinstance(error, ImportError):
-            package = "".join(re.findall(r"'(dvc-\w+)'", says))
-            says += f". Install it: {sys.executable} -m pip install -c constraints.txt {package}"
+            if package := "".join(re.findall(r"'(dvc-\w+)'", says)):
+                pip = f"{sys.executable} -m pip install -c constraints.txt"
+                says += f". Install it: {pip} {package}"
         elif not isinstance(error, DvcException):
             says = f"{type(error).__name__}: {says}. Is the remote's URL right?"
         raise UserError(says) from error

@@ -114,13 +114,19 @@ def is_current(record: dict[str, Any], asked: str | None) -> bool:
 
 
 def remove(folder: Path) -> None:
-    """Delete an environment that this script made, and nothing else."""
+    """Delete an environment that this script made, and nothing else; its record last."""
     if folder.parent == ENVIRONMENTS and not folder.is_symlink() and read_record(folder):
+        for part in folder.iterdir():
+            if part.is_dir() and not part.is_symlink():
+                shutil.rmtree(part)
         shutil.rmtree(folder)
 
 
 def build(cuda: str, asked: str) -> None:
-    """Build an environment and switch .venv to it; after any error .venv is as it was."""
+    """Build an environment, switch .venv to it in one step, then delete those before.
+
+    After any error .venv is the old one or the new one, whole.
+    """
     folder = Path(tempfile.mkdtemp(dir=ENVIRONMENTS, prefix=f"{cuda}-"))
     folder.chmod(0o755)
     write_record(folder, complete=False)
@@ -138,11 +144,17 @@ def build(cuda: str, asked: str) -> None:
         (packages / "dvc_utf8.pth").write_text("import dvc_utf8\n", encoding="utf-8")
         made = {"digest": digest(cuda), "path": str(folder.resolve())}
         write_record(folder, complete=True, **made, cuda=cuda, asked=asked)
-        switch(folder)
     except BaseException:
         remove(folder)
         raise
+    link = LINK.with_name(".venv.partial")
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder)
+    link.replace(LINK)
     print(f"installed: .venv is {folder}", flush=True)
+    for other in ENVIRONMENTS.iterdir():
+        if other != folder:
+            remove(other)
 
 
 def run(command: list[str]) -> None:
@@ -153,17 +165,6 @@ def run(command: list[str]) -> None:
             f"error: {command[2]} failed, see above; .venv is as it was. "
             "No network, or a full disk? Put it right and run the same command again."
         )
-
-
-def switch(folder: Path) -> None:
-    """Make .venv a link to `folder`, in one step, and delete the environments that were before."""
-    link = LINK.with_name(".venv.partial")
-    link.unlink(missing_ok=True)
-    link.symlink_to(folder)
-    link.replace(LINK)
-    for other in ENVIRONMENTS.iterdir():
-        if other != folder:
-            remove(other)
 
 
 def install(asked: str | None, keep: bool, fresh: bool) -> None:
@@ -229,9 +230,9 @@ def main() -> None:
         else:
             install(given.cuda or None, given.keep, given.fresh)
     except KeyboardInterrupt:
-        sys.exit("interrupted: .venv is as it was")
+        sys.exit("interrupted: .venv is whole; run the same command again to go on")
     except OSError as error:
-        sys.exit(f"error: {error}. .venv is as it was.")
+        sys.exit(f"error: {error}. .venv is whole; run the same command again to go on.")
 
 
 if __name__ == "__main__":

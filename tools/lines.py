@@ -86,11 +86,11 @@ def open_target(target: Path, source: BinaryIO | None = None) -> Iterator[TextIO
         yield sys.stdout
         return
     other = target.exists() and not (target.is_file() or target.is_dir())
-    if other or target.absolute().parts[1] in ("dev", "proc"):
+    if other or target.absolute().parts[1:2] in (("dev",), ("proc",)):
         with target.open("a", encoding="utf-8", newline="") as out:
             yield out
         return
-    place = target.resolve()  # a link stays a link
+    place = Path(os.path.realpath(target))  # a link stays a link
     if place.is_dir() or not os.access(place if place.exists() else place.parent, os.W_OK):
         raise UserError(f"--output {target}: expected a file in a directory that you may write to.")
     if source and place.exists() and os.path.samestat(os.fstat(source.fileno()), place.stat()):

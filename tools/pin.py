@@ -46,7 +46,8 @@ def main() -> None:
     group.add_argument("--model", help="a name from catalog.yaml")
     arguments = parser.parse_args()
     kind: Kind = "dataset" if arguments.dataset else "model"
-    name = arguments.dataset or arguments.model
+    if not (name := arguments.dataset or arguments.model):
+        raise UserError("name an entry: make pin DATASET=... or make pin MODEL=...")
     place = f"{CATALOG}: {kind}s.{name}"
     entry = read_raw_entry(f"{kind}s", name)
     facts = dataset_facts(entry, place) if kind == "dataset" else model_facts(entry, place)

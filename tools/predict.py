@@ -140,7 +140,7 @@ def load(
     if not named or config.problem_type == "multi_label_classification":
         raise UserError(f"{folder}/config.json: expected one class of id2label a sentence.")
     longest = min(tokenizer.model_max_length, count_positions(config) or 512)
-    if arguments.max_length and not 3 <= arguments.max_length <= longest:
+    if arguments.max_length is not None and not 3 <= arguments.max_length <= longest:
         raise UserError(f"--max-length {arguments.max_length}: expected 3 to {longest}.")
     tokenizer.model_max_length = arguments.max_length or longest
     network: Any

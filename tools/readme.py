@@ -12,7 +12,8 @@ from reproduce.verdict.tables import markdown_table
 
 DEMO = {
     "en": "On two CPU cores: {seconds} s, accuracy {scores}; half of the sentences are positive.",
-    "pt": "Em dois núcleos: {seconds} s, acurácia de {scores}; metade das frases é positiva.",
+    "pt": "Em dois núcleos de CPU: {seconds} s, acurácia de {scores}; metade das frases é "
+    "positiva.",
 }
 NONE = {
     "en": "No training has been run with this code yet.",
@@ -31,7 +32,8 @@ def demo(language: str) -> str:
     measured = json.loads(Path("benchmarks/results/demo.json").read_text(encoding="utf-8"))
     percent = {"en": " %", "pt": "%"}[language]
     accuracy = measured["accuracy_by_seed"].values()
-    scores = ", ".join(in_language(value, language) + percent for value in accuracy)
+    join = {"en": " and ", "pt": " e "}[language].join
+    scores = join(in_language(value, language) + percent for value in accuracy)
     return DEMO[language].format(seconds=round(measured["wall"]["median"]), scores=scores)
 
 
@@ -41,7 +43,8 @@ def trainings(language: str) -> str:
     for path in sorted(Path("environment").glob("*-*.json")):
         run = json.loads(path.read_text(encoding="utf-8"))
         group = (path.stem.rsplit("-", 1)[0], run["gpu"] or run["cpu"], run["precision"])
-        groups.setdefault(group, []).append((run["seconds"] / 60, run["peak_memory_mb"] / 1000))
+        memory = run["peak_memory_mb"] * 2**20 / 1e9
+        groups.setdefault(group, []).append((run["seconds"] / 60, memory))
     if not groups:
         return NONE[language]
     rows: list[tuple[str, ...]] = [HEADS[language]]

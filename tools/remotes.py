@@ -16,6 +16,7 @@ from dvc.fs import get_cloud_fs
 
 from reproduce.command import run_command
 from reproduce.files import UserError
+from reproduce.inputs.hub import redact
 from tools.dvc_utf8 import run_dvc, write_utf8
 from tools.fsck import fsck, open_repo, run_cache_outputs, tracked_objects
 
@@ -33,7 +34,7 @@ def set_remote(text: str) -> None:
         with repo.config.edit("local") as config:
             config["core"]["remote"] = "store"
             config["remote"]["store"] = {"url": url, "verify": True}
-    print(f"remote store: {url}   (verify = true; written to .dvc/config.local)")
+    print(f"remote store: {redact(url)}   (verify = true; written to .dvc/config.local)")
     if not kind.CAN_TRAVERSE:
         print("HTTP is for pulling. Push from a clone whose remote is the folder behind it.")
     elif "://" not in url and not Path(url).exists():

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 from reproduce.command import go_offline, run_command
 from reproduce.files import UserError, write_text
 from reproduce.inputs.catalog import read_dataset
+from reproduce.inputs.sentences import read_raw_data
 from reproduce.inputs.tokenized import read_tokenized
 from reproduce.models.logits import predict
-from reproduce.params import Evaluate, read_experiment, read_section
+from reproduce.params import PARAMS, Evaluate, read_experiment, read_section, read_yaml
+from reproduce.verdict.runs import recipe_of
+from stages.evaluate import read_environment
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +57,12 @@ def main() -> None:
         raise UserError(f"model {model!r}: params.yaml has {', '.join(experiment.models)}.")
     if name not in FILES:
         raise UserError(f"dataset {name} has no test set on GLUE's server; {', '.join(FILES)} do.")
+    today = recipe_of(read_yaml(PARAMS), model, experiment.seeds[0])
+    if (read_raw_data().dataset, read_environment(run)["recipe"]) != (name, today):
+        raise UserError(
+            f"data/ or models/finetuned/{run} is not of today's params.yaml. Run `dvc repro "
+            f"evaluate@{run}` first."
+        )
     go_offline()
     splits = {"test": FILES[name]} | ({"test_mismatched": "MNLI-mm"} if name == "mnli" else {})
     for split, task in splits.items():

@@ -87,9 +87,10 @@ def prepare(scratch: Path, stage: Any, outputs: set[str]) -> None:
             (scratch / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, scratch / path)
     for path in (Path(dep.def_path) for dep in stage.deps):
-        if not (scratch / path).exists():
-            (scratch / path).parent.mkdir(parents=True, exist_ok=True)
-            (scratch / path).symlink_to(path.resolve())
+        for file in (path, *path.rglob("*")):  # a folder may hold files of git too
+            if file.is_file() and not (scratch / file).exists():
+                (scratch / file).parent.mkdir(parents=True, exist_ok=True)
+                (scratch / file).symlink_to(file.resolve())
 
 
 def run_again(scratch: Path, name: str, command: str) -> None:

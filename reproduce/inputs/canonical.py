@@ -30,7 +30,7 @@ def canonical_tsv(path: Path, split: Split, dataset: Dataset, hidden: bool) -> t
     if path.suffix == ".parquet":
         # Through the TSV form: what cannot be read back (an empty sentence, label 5) is refused.
         data = _read_parquet(path, split.file, dataset, hidden)
-        path = path.with_suffix(".tsv")
+        path = path.with_name(f"{path.name}.tsv")  # no name that another split's file may have
         path.write_bytes(data)
     try:
         texts, labels = read_tsv(path, None if hidden else dataset.label_values, dataset.columns)

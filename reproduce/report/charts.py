@@ -53,12 +53,13 @@ def style() -> AbstractContextManager[None]:
 
 @dataclass(frozen=True)
 class Dot:
-    """One row of `dots`: a value with its interval. `value` None: not run."""
+    """One row of `dots`: a value with its interval."""
 
     label: str
     index: int  # decides colour and marker
     value: float | None
     interval: Interval | None
+    absent: str = "not_run"  # the text that takes the place of a value of None
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def dots(name: str, groups: Sequence[Dots], xlabel: str, say: Wording) -> str:
             y += 1
             labels[y] = dot.label
             if dot.value is None:
-                words = {"s": say.plain("not_run"), "color": MUTED, "style": "italic"}
+                words = {"s": say.plain(dot.absent), "color": MUTED, "style": "italic"}
                 axes.text(0.012, y, transform=across, va="center", **words)
                 continue
             look = _look(dot.index)

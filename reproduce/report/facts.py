@@ -11,6 +11,7 @@ from reproduce.inputs.sentences import read_tsv
 from reproduce.params import PARAMS, Finetune, read_yaml
 from reproduce.report.analysis import worst_errors
 from reproduce.training.recipe import read_recipe
+from reproduce.verdict.claims import judge
 from reproduce.verdict.evidence import Evidence, read_evidence
 from reproduce.verdict.runs import NotRun, Run
 from reproduce.verdict.statistics import Interval, wilson
@@ -87,7 +88,7 @@ class Facts:
     params: dict[str, Any]
     dataset: Dataset
     evidence: Evidence
-    claims: dict[str, Any]
+    claims: dict[str, Any]  # as `compare` writes them
     error_rates: dict[str, Any] | None
     reference: dict[str, Any] | None
     models: list[Model]
@@ -135,24 +136,17 @@ class Facts:
 def read_facts() -> Facts:
     """Read params.yaml, catalog.yaml, published.yaml and what the other stages wrote.
 
-    Raises:
-        UserError: metrics/claims.json is missing or of another experiment, or a file is damaged.
+    The claims are judged anew, so that they are of the runs that are there. `UserError` if a file
+    is damaged.
     """
-    params, claims = read_yaml(PARAMS), read_optional("metrics/claims.json", "dvc repro compare")
-    evidence = read_evidence()
-    wanted = (evidence.dataset, evidence.split)
-    if claims is None or (claims["dataset"], claims["split"]) != wanted:
-        raise UserError(
-            f"metrics/claims.json is missing or of another experiment; expected "
-            f"{', '.join(wanted)}. Run `dvc repro compare`."
-        )
+    params, evidence = read_yaml(PARAMS), read_evidence()
     dataset = read_dataset(evidence.dataset)
     rates = read_optional("benchmarks/results/verdicts.json", "git checkout benchmarks")
     reference = read_optional("reference/result.json", "dvc repro reference/dvc.yaml")
     models = [read_model_facts(name, params, evidence) for name in evidence.runs]
     ran = [run for model in models for run in model.runs]
     texts = read_texts(ran[0].sentences, dataset) if ran else None
-    return Facts(params, dataset, evidence, claims, rates, reference, models, texts)
+    return Facts(params, dataset, evidence, judge(evidence), rates, reference, models, texts)
 
 
 def read_model_facts(name: str, params: dict[str, Any], evidence: Evidence) -> Model:

@@ -10,7 +10,8 @@ from reproduce.report.analysis import BINS, KINDS, by_length, calibration, kinds
 from reproduce.report.charts import Dot, Dots
 from reproduce.report.facts import Facts, Model
 from reproduce.report.wording import LANGUAGES, TEXTS, Wording
-from reproduce.verdict.runs import ABSENT, by_device
+from reproduce.verdict.runs import ABSENT, by_device, done
+from reproduce.verdict.tables import unit_of
 
 PAGES = ("report", "slides")
 VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not run")
@@ -98,7 +99,7 @@ def seed_rows(facts: Facts, model: Model, say: Wording) -> Dots:
     rows = []
     for index, seed in enumerate(sorted(facts.evidence.runs[model.name])):
         run = ran.get(seed)
-        known = (run.score, facts.interval(run)) if run else (None, None)
+        known = (run.score, facts.interval(run), "not_defined") if run else (None, None)
         rows.append(Dot(say.seeds([seed]), index, *known))
     return Dots(model.name, rows, model.median if len(ran) > 1 else None, model.published)
 
@@ -156,6 +157,8 @@ def compose(facts: Facts, say: Wording) -> dict[str, Any]:
     return {
         "task": task,
         "claims": claims,
+        "units": [unit_of(claim, evidence.metric) for claim in claims],
+        "verdict_names": {name: evidence.published.say(name) for name in VERDICTS},
         "verdicts": say("verdict_summary", total=len(verdicts), **counts),
         "runs": say("runs_summary", models=", ".join(seeds)),
         "remarks": remarks,
@@ -169,7 +172,7 @@ def compose(facts: Facts, say: Wording) -> dict[str, Any]:
         "calibration": calibration_texts(facts, say),
         "limits": limits(facts, task, lacking, say),
         "stages": [group.split() for group in STAGES.split(", ")],
-        "run": f"{facts.models[0].name}-{facts.params['seeds'][0]}",
+        "run": run.name if (run := next(done(evidence.runs), None)) else "minilm-1",
     }
 
 

@@ -68,6 +68,7 @@ def _entry(claim: Claim, measured: Measured, evidence: Evidence) -> dict[str, An
         narrow=100 * (2 * confidence - 1),
         wide=100 * confidence,
         margin=margin,
+        published=say("published_spreads" if measured.published_seeds else "published_exact"),
     )
     return {
         "statement": claim.statement.fill(published=measured.published, task=title),
@@ -119,8 +120,8 @@ def verdict_on(
     if found:
         more, then = found[0], say(found[1])
         remarks.append(say("more", more=more, repetitions=repetitions, verdict=then))
-    elif measured.published_seeds:
-        remarks.append(say("never", seeds=measured.published_seeds))
+    else:
+        remarks.append(say("never", most=MOST_SEEDS, repetitions=repetitions))
     return INCONCLUSIVE, remarks
 
 
@@ -142,7 +143,7 @@ def what_decides(
 def interval_used(
     rule: str, measured: Measured, margin: float, confidence: float
 ) -> dict[str, float] | None:
-    """The interval of the difference that the verdict rests on, `percent` its level.
+    """The interval of the difference, `percent` its level; the verdict rests on it if there is one.
 
     That is the narrow one; where it fails the claim, the wide one decides.
     """

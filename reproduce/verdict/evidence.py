@@ -1,12 +1,13 @@
 """What each kind of claim measures: the evidence on which claims.py gives its verdicts."""
 
+import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reproduce.files import read_json
+from reproduce.files import UserError, read_json
 from reproduce.inputs.catalog import read_dataset
 from reproduce.params import PARAMS, Compare, read_section, read_yaml
 from reproduce.verdict.published import Claim, Published, Row, read_published
@@ -60,7 +61,10 @@ class Evidence:
         """
         import numpy as np
 
-        runs = [list(self.of_model(model).values()) for model in models]
+        runs = [
+            [run for run in self.of_model(model).values() if run.score is not None]
+            for model in models
+        ]
         confidence, options = self.settings.confidence, self.settings.bootstrap
         interval: Interval | None
         if self.metric == "accuracy" and len(models) == 1:
@@ -78,6 +82,8 @@ def read_evidence() -> Evidence:
     """All that the verdicts rest on: the settings and what the stages before `compare` wrote."""
     params, settings = read_yaml(PARAMS), read_section("compare", Compare)
     speed = read_json(SPEED, "Run `dvc repro -f -s benchmark`.") if SPEED.exists() else None
+    if speed is not None and not isinstance(speed.get("models"), dict):
+        raise UserError(f"{SPEED}: found no `models`. Run `dvc repro -f -s benchmark`.")
     dataset, split, runs = params["dataset"], split_of(params), read_runs(params)
     metric = read_dataset(dataset).metrics[0]
     return Evidence(dataset, split, metric, runs, speed, settings, read_published())
@@ -94,6 +100,7 @@ class Measured:
     by_repetition: dict[str, float | str] = field(default_factory=dict)
     repetitions: str | None = None  # "seeds", "seeds of each model" or "passes"
     over_sentences: Interval | None = None  # of the value
+    step: float = 0.0  # to what the values are rounded: of an accuracy, what a sentence makes
     comparable: bool = True  # the published metric is the measured one
     remarks: list[dict[str, str]] = field(default_factory=list)  # each by language
     files: list[str] = field(default_factory=list)
@@ -117,7 +124,9 @@ class Measured:
         import numpy as np
 
         means = [statistics.fmean(sample) for sample in self.samples]
-        deviations = [statistics.stdev(sample) for sample in self.samples]
+        # Equal seeds are no proof of no spread: a rounding to `step` hides step / sqrt(12).
+        least = self.step / math.sqrt(12)
+        deviations = [max(least, statistics.stdev(sample)) for sample in self.samples]
         counts = np.array([len(sample) for sample in self.samples]) + more
         return difference_over_seeds(
             means, deviations, counts, self.published, self.published_seeds
@@ -148,6 +157,8 @@ def of_runs(claim: Claim, evidence: Evidence) -> Measured | None:
         measured.over_sentences = evidence.over_sentences(*models)
     runs = [run for model in models for run in evidence.of_model(model).values()]
     measured.files = [f"predictions/{run.name}.csv" for run in runs]
+    if runs and evidence.metric == "accuracy":
+        measured.step = 100 / len(runs[0].validation.labels)
     measured.comparable = all(row.metric == evidence.metric for row in rows)
     measured.remarks = list(_remarks_on_runs(claim, evidence, rows, measured))
     return measured
@@ -160,7 +171,7 @@ def _remarks_on_runs(
     say, models, metric = evidence.published.say, claim.models, evidence.metric
     runs = [run for model in models for run in evidence.of_model(model).values()]
     if left_out := [model for model in models if model not in evidence.runs]:
-        yield say("left_out", models=" and ".join(left_out))
+        yield say("left_out", models=", ".join(left_out))
     elif absent := [model for model in models if not evidence.of_model(model)]:
         yield say("no_run", models=", ".join(absent))
     if broken := [run.name for run in runs if run.score is None]:
@@ -217,7 +228,7 @@ def _in_speed(claim: Claim, evidence: Evidence, measured: Measured) -> list[dict
     """The claim's models in metrics/speed.json; none, and a remark, unless all are there."""
     found = (evidence.speed or {"models": {}})["models"]
     if absent := [model for model in claim.models if model not in found]:
-        measured.remarks.append(evidence.published.say("no_speed", models=" and ".join(absent)))
+        measured.remarks.append(evidence.published.say("no_speed", models=", ".join(absent)))
         return []
     measured.files = ["metrics/speed.json"]
     return [found[model] for model in claim.models]

@@ -3,6 +3,7 @@
 `read_published()` reads it; whatever does not fit is an error.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -90,6 +91,12 @@ class Claim(Section):
             raise ValueError(
                 "the rule `exact` is for counts: use it for parameters, and only there"
             )
+        try:
+            self.statement.fill(published=0.0, task="")
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(
+                f"statement: {error!r}; its places are {{published}} and {{task}}"
+            ) from None
         return self
 
     def margin_on(self, dataset: str) -> float | None:
@@ -138,9 +145,18 @@ class Published(Section):
         return next(rows, None)
 
     @model_validator(mode="after")
-    def _margins(self) -> "Published":
+    def _fits(self) -> "Published":
+        rows = Counter((r.model, r.dataset, r.split) for r in self.results if r.model)
+        if twice := [place for place, count in rows.items() if count > 1]:
+            raise ValueError(f"results: two rows of {', '.join(map(str, twice[0]))}; keep one")
         for name, claim in self.claims.items():
-            if claim.measures not in ("score", "retention"):
+            scored = claim.measures in ("score", "retention")
+            known = {row.model for row in self.results} if scored else set(self.table3.seconds)
+            lacking = [model for model in claim.models if model not in known]
+            if lacking and (scored or claim.measures == "speed"):
+                place = "results" if scored else "table3.seconds"
+                raise ValueError(f"claims.{name}.models: {place} has no {lacking[0]}")
+            if not scored:
                 continue
             datasets = [row.dataset for row in self.results if row.model in claim.models]
             if missing := [d for d in datasets if claim.margin_on(d) is None]:

@@ -12,7 +12,7 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,14 +185,16 @@ def split_of(params: dict[str, Any]) -> str:
 def read_runs(params: dict[str, Any]) -> Runs:
     """Every run that params.yaml names, in its order.
 
-    Where they are not of the same sentences in the same order, those count of which most are alike.
+    Their metrics are those of catalog.yaml today: all follow from the logits. Where runs are not of
+    the same sentences in the same order, those count of which most are alike.
     """
-    split = split_of(params)
+    split, metrics = split_of(params), read_dataset(params["dataset"]).metrics
     runs: Runs = {model: {} for model in params["models"]}
     for model, by_seed in runs.items():
         for seed in params["seeds"]:
             recipe = recipe_of(params, model, seed)
-            by_seed[seed] = read_run(model, seed, recipe, params["dataset"], split)
+            run = read_run(model, seed, recipe, params["dataset"], split)
+            by_seed[seed] = replace(run, metrics=metrics) if isinstance(run, Run) else run
     answered = [(run, (run.sentences, run.validation.labels.tobytes())) for run in done(runs)]
     counts = Counter(sentences for _, sentences in answered)
     for run, sentences in answered:
@@ -208,10 +210,10 @@ def done(runs: Runs) -> Iterator[Run]:
 
 
 def by_device(runs: Iterable[Run]) -> list[tuple[str, list[Run]]]:
-    """Runs by the kind of device that trained them, "cpu" first."""
+    """Runs by what trained them, kind of device and precision: "cpu bf16" first."""
     kinds: dict[str, list[Run]] = {}
     for run in runs:
-        kinds.setdefault(run.device, []).append(run)
+        kinds.setdefault(f"{run.device} {run.precision}", []).append(run)
     return sorted(kinds.items())
 
 

@@ -1,7 +1,7 @@
 """Intervals, tests and rules behind the verdicts: pure functions, no files. scipy does the work.
 
 Two sources of uncertainty are kept apart. Seeds: another training run of the same recipe.
-Sentences: another sample of as many sentences. An interval is a pair (low, high).
+Sentences: these are a sample of all of their kind. An interval is a pair (low, high).
 """
 
 import math
@@ -52,7 +52,8 @@ def difference_over_seeds(
     The last axis of the arrays has one place, a score, or two, of which the measured value is the
     ratio of means in percent; other axes are studies. The published value is a median of
     `published_seeds` runs, taken to spread as ours do: the variance of such a median is pi / 2
-    times that of a mean (asymptotically, of a normal distribution). None: it is exact.
+    times that of a mean (asymptotically, of a normal distribution; of one or two runs it is the
+    mean's). None: it is exact.
 
     Args:
         means, deviations: of our seeds; deviations with n - 1.
@@ -67,8 +68,10 @@ def difference_over_seeds(
     measured, slopes = means[..., 0], np.ones(1)
     if means.shape[-1] == 2:
         measured = 100 * means[..., 0] / means[..., 1]
-        slopes = measured[..., None] / means  # of the ratio, by each mean (delta method)
-    of_published = math.pi / 2 / published_seeds if published_seeds else 0.0
+        # Of the ratio, by each mean, without the sign (delta method).
+        slopes = np.stack([np.full_like(measured, 100.0), measured], -1) / means[..., 1:]
+    of_published = 1 / published_seeds if published_seeds else 0.0
+    of_published *= math.pi / 2 if of_published < 1 / 2 else 1
     variances = (slopes * deviations) ** 2 * (1 / counts + of_published)
     total, parts = variances.sum(-1), (variances**2 / (counts - 1)).sum(-1)
     least = np.broadcast_to(counts.min(-1) - 1, total.shape)

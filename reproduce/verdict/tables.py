@@ -10,6 +10,8 @@ from typing import Any
 from reproduce.verdict.published import Published, in_language
 from reproduce.verdict.statistics import INCONCLUSIVE, NOT_RUN
 
+UNITS = {"%": {"en": " %", "pt": "%"}, "ratio": {"en": " ×", "pt": " ×"}}
+
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; the first row is its head. A bar in a cell is escaped."""
@@ -39,8 +41,11 @@ def results(claims: dict[str, Any], medians: str, published: Published, language
             not_run[line].append(statement)
             continue
         if verdict == INCONCLUSIVE:
-            unclear += [remark[language] for remark in claim["remarks"][:1]]
-        numbers = [in_language(float(claim[key]), language) for key in ("published", "measured")]
+            unclear += [f"{statement}: {remark[language]}" for remark in claim["remarks"][:1]]
+        unit = UNITS.get(unit_of(claim, claims["metric"]), {}).get(language, "")
+        numbers = [
+            in_language(float(claim[key]), language) + unit for key in ("published", "measured")
+        ]
         difference = difference_text(claim, language)
         repeated = f"{claim['done']} {say(claim['repetitions'])}" if claim["repetitions"] else ""
         rows.append([statement, *numbers, difference, repeated, f"**{say(verdict)}**"])
@@ -49,16 +54,21 @@ def results(claims: dict[str, Any], medians: str, published: Published, language
         task = published.titles.get(claims["dataset"], claims["dataset"])
         about = {"metric": claims["metric"], "task": task, "split": say(claims["split"])}
         parts.append(say("medians", models=medians, sentences=claims["sentences"], **about))
-    parts += [say(line, claims="; ".join(said)) for line, said in not_run.items() if said]
+    parts += [say(line, claims=". ".join(said)) for line, said in not_run.items() if said]
     if unclear:
-        parts.append(" ".join(dict.fromkeys(unclear)))
+        parts.append(" ".join(unclear))
     parts.append(say("line_rates"))
     wrapped = (p if p[0] == "|" else textwrap.fill(p, 108, break_on_hyphens=False) for p in parts)
     return "\n\n".join(wrapped) + "\n"
 
 
+def unit_of(claim: dict[str, Any], metric: str) -> str:
+    """A claim's unit, an entry of metrics/claims.json; a score has one if it is an accuracy."""
+    return "" if claim["rule"] == "difference" and metric != "accuracy" else str(claim["unit"])
+
+
 def difference_text(claim: dict[str, Any], language: str) -> str:
-    """A difference with its sign, and the interval that decided: -0.1 (90 %: -0.52 to 0.31)."""
+    """A difference with its sign, and its interval: -0.1 (90 %: -0.52 to 0.31)."""
 
     def signed(value: float) -> str:
         return ("+" if value > 0 else "") + in_language(float(value), language)
