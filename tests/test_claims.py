@@ -116,6 +116,7 @@ def test_inconclusive_says_how_many_more_seeds_would_decide() -> None:
     assert lows[0] < -1 < lows[1]
     found = claim("distilbert_accuracy", distilbert=[780, 796, 801, 790, 812])
     assert "No number of our seeds up to 1000 would decide" in said(found)
+    assert "They do not lessen the error of the article's own median of 5 seeds." in said(found)
     assert "Nenhum número de sementes nossas até 1000 decidiria" in said(found, "pt")
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -44,13 +45,16 @@ def test_every_task_has_a_test_set_and_the_servers_words(name: str) -> None:
 def as_sst2(copy: Repository) -> None:
     """Call the toy data SST-2, and its validation sentences the test set."""
     toy = load_yaml(copy.path / "catalog.yaml")["datasets"]["toy"]
-    toy["test"] = dict(toy["validation"])
+    toy["test"] = {**toy["validation"], "file": "test.tsv"}
     copy.edit("catalog.yaml", lambda c: c["datasets"].update(sst2=toy))
     copy.edit("params.yaml", lambda p: p.update(dataset="sst2"))
     with contextlib.chdir(copy.path):
         today = recipe_of(read_yaml(Path("params.yaml")), "tiny", 1)
-    copy.edit("data/dataset.json", lambda d: d.update(dataset="sst2"))
-    copy.edit("environment/tiny-1.json", lambda e: e.update(recipe=today))
+    for file, change in (
+        ("data/dataset", {"dataset": "sst2"}),
+        ("environment/tiny-1", {"recipe": today}),
+    ):
+        (copy.path / f"{file}.json").write_text(json.dumps(copy.json(f"{file}.json") | change))
     tokenized = copy.path / "data/tokenized/tiny"
     shutil.copyfile(tokenized / "validation.parquet", tokenized / "test.parquet")
 

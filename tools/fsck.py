@@ -40,8 +40,9 @@ def open_repo() -> Iterator[Repo]:
         with Repo() as repo:
             yield repo
     except Exception as error:
-        ours = (UserError, TypeError, AttributeError, LookupError, AssertionError)
-        if isinstance(error, ours) or explain(error):
+        ours = (TypeError, AttributeError, LookupError, AssertionError)  # a fault of this code
+        fault = isinstance(error, ours) and not isinstance(error, DvcException)
+        if isinstance(error, UserError) or fault or explain(error):
             raise
         says = str(error).removeprefix("config file error: ")
         if isinstance(error, ImportError):

@@ -68,7 +68,6 @@ def _entry(claim: Claim, measured: Measured, evidence: Evidence) -> dict[str, An
         narrow=100 * (2 * confidence - 1),
         wide=100 * confidence,
         margin=margin,
-        published=say("published_spreads" if measured.published_seeds else "published_exact"),
     )
     return {
         "statement": claim.statement.fill(published=measured.published, task=title),
@@ -122,6 +121,8 @@ def verdict_on(
         remarks.append(say("more", more=more, repetitions=repetitions, verdict=then))
     else:
         remarks.append(say("never", most=MOST_SEEDS, repetitions=repetitions))
+        if measured.published_seeds:
+            remarks.append(say("stays", seeds=measured.published_seeds))
     return INCONCLUSIVE, remarks
 
 
