@@ -40,7 +40,7 @@ check: environment ## Check params.yaml, catalog.yaml and published.yaml
 # batches and fewer epochs than SST-2's, chosen on 320 sentences held out of train.
 DEMO := -S dataset=pocket -S 'models=[minilm]' -S 'seeds=[1,2]' -S finetune.batch_size=16 \
         -S finetune.epochs=1 -S finetune.warmup_steps=10 -S finetune.log_every=5 \
-        -S overrides.minilm.learning_rate=2e-4 -S benchmark.passes=3 -S benchmark.sentences=60
+        -S overrides.minilm.learning_rate=2e-4 -S benchmark.passes=3 -S benchmark.sentences=30
 
 demo: environment ## The pipeline on a small corpus: no GPU, no Hub; the workspace stays as it is
 	@python -m tools.experiments demo $(DEMO)
