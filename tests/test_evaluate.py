@@ -133,7 +133,8 @@ def project(tmp_path: Path, tiny_model: Path) -> Path:
     write(tmp_path / "data/dataset.json", facts)
     file = {"file": "validation.tsv", "bytes": 1, "sha256": "0" * 64, "rows": 8}
     entry = {"sources": [{"folder": "data/pocket"}], "columns": ["sentence"], "labels": NAMES[:2],
-             "metrics": ["accuracy", "f1"], "train": file, "validation": file | {"file": "b"}}  # fmt: skip
+             "metrics": ["accuracy", "f1"], "train": {**file, "file": "train.tsv"},
+             "validation": file}  # fmt: skip
     write(tmp_path / "data/checked/dataset.json", entry)
     pin = {"bytes": 1, "sha256": "0" * 64}
     files = ("config.json", "tokenizer.json", "tokenizer_config.json")
