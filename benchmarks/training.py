@@ -137,7 +137,8 @@ def summarize(
 ) -> dict[str, Any]:
     """Rates and memory of each way; ours over each: the median over the turns of their ratio.
 
-    Of ours also the share of its time that each kind of computation takes, by `computing`.
+    Of ours also the share of its time that each kind of computation takes, by `computing`; where
+    the profile that it is from was slower than ours, as on a CPU, the share of the profile's time.
     """
 
     def rates(name: str, what: str) -> list[float]:
@@ -157,8 +158,8 @@ def summarize(
         }
         for name in turns
     }
-    speed = statistics.median(rates("ours", "tokens"))
-    shares = {part: round(seconds * speed, 4) for part, seconds in computing.items()}
+    a_token = max(1 / statistics.median(rates("ours", "tokens")), sum(computing.values()))
+    shares = {part: round(seconds / a_token, 4) for part, seconds in computing.items()}
     ratio = {name: ours_over(name) for name in turns if name != "ours"}
     return {"ways": ways, "ours_over": ratio, "share_of_a_step": shares}
 
