@@ -151,7 +151,7 @@ def insert(text: str, kind: str, name: str, complete: Entry) -> str:
         lines[row + 1 : row + 1] = [" " * column + line for line in new_lines]
     after = "\n".join(lines)
     with contextlib.suppress(YAMLError):
-        if YAML(typ="safe", pure=True).load(after)[kind][name] == complete:
+        if YAML(typ="safe").load(after)[kind][name] == complete:
             return after
     raise UserError(f"{CATALOG}: {kind}.{name}: write it without braces, a line a key, as others.")
 
