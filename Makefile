@@ -56,19 +56,12 @@ export JOBS
 # own and waits for a free one. Without a LAUNCHER each gets its share of the cores that this
 # process may use; with one, what the scheduler gives it. A run that fails (DVC says 255, at which
 # xargs would start no other) does not keep the others from being trained.
-define CORES_EACH
-import os
-cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
-print(max(1, len(cores) // int(os.environ["JOBS"])))
-endef
-export CORES_EACH
-
 parallel: check ## Train JOBS runs at a time: make parallel JOBS=2 (docs/cluster.md: on a cluster)
 	@test "$$JOBS" -gt 0 2>/dev/null \
 	  || { echo "error: JOBS=$$JOBS is not a number of runs, 1 or more" >&2; exit 1; }
 	dvc --wait-for-lock repro download_dataset download_tokenizer download_weights tokenize
-	@test -n "$$LAUNCHER" \
-	  || export OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$(python -c "$$CORES_EACH")}; \
+	@cores=$$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN); each=$$((cores / JOBS)); \
+	  test -n "$$LAUNCHER" || export OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$((each ? each : 1))}; \
 	  dvc stage list --name-only | grep '^finetune@' \
 	  | xargs -P "$$JOBS" -I{} sh -c 'dvc --wait-for-lock repro -s {} || exit 1' \
 	  || { echo "error: not all trainings ended (see above); the same command goes on with them" >&2; \
@@ -118,9 +111,9 @@ lint: environment ## Style and likely bugs (ruff), types (mypy), the READMEs' nu
 	ruff check .
 	ruff format --check .
 	mypy
-	cog --check README.md README.pt-BR.md
+	cog -I . --check README.md README.pt-BR.md docs/error_rates.md
 
 format: environment ## Let ruff format the code, and cog fill in the READMEs
 	ruff check --fix .
 	ruff format .
-	cog -r README.md README.pt-BR.md
+	cog -I . -r README.md README.pt-BR.md docs/error_rates.md

@@ -7,14 +7,12 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeVar
 
 from reproduce.files import write_json
-from reproduce.inputs.canonical import canonical_tsv
+from reproduce.inputs.canonical import download_split
 from reproduce.inputs.catalog import read_dataset, read_model
 from reproduce.inputs.fetch import fetch
-from reproduce.inputs.sentences import read_tsv
 from reproduce.machine import describe
 
 RESULTS = Path("benchmarks/results")
@@ -76,23 +74,11 @@ def report(name: str, target: str, met: bool, line: str, result: dict[str, Any])
 
 def sst2(name: str) -> tuple[list[str], list[float], list[str]]:
     """Sentences, labels and class names of SST-2's train or validation; its pins are checked."""
-    dataset = read_dataset("sst2")
-    split = dataset.splits()[name]
-    with TemporaryDirectory() as scratch:
-        fetch("dataset", dataset.sources, {split.file: dataset.pins()[split.file]}, Path(scratch))
-        data, _ = canonical_tsv(Path(scratch) / split.file, split, dataset, False)
-        tsv = Path(scratch) / f"{name}.tsv"
-        tsv.write_bytes(data)
-        return *read_tsv(tsv, dataset.label_values, dataset.columns), list(dataset.labels)
+    return *download_split("sst2", name), list(read_dataset("sst2").labels)
 
 
-def tokenizer_directory(model: str, scratch: Path) -> Path:
-    """Config and tokenizer of a model: those of `dvc repro`, else fetched below `scratch`."""
-    here = Path("models/tokenizers") / model
-    if here.is_dir():
-        return here
-    there = scratch / "tokenizers" / model
-    there.mkdir(parents=True)
+def fetch_tokenizer(model: str, folder: Path) -> Path:
+    """Put config and tokenizer of a model into `folder`; their pins are checked."""
     entry = read_model(model)
-    fetch("model", entry.sources, entry.tokenizer, there)
-    return there
+    fetch("model", entry.sources, entry.tokenizer, folder)
+    return folder

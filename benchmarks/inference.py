@@ -16,8 +16,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.common import report, spread, sst2, tokenizer_directory
+from benchmarks.common import fetch_tokenizer, report, spread, sst2
 from reproduce.command import go_offline
+from reproduce.files import read_json
 from reproduce.inputs.tokenized import Tokenized
 from reproduce.inputs.tokenizer import load_tokenizer, tokenize_split
 from reproduce.models.load import load_finetuned
@@ -46,7 +47,7 @@ def main() -> None:
     single: dict[str, Any] = {}
     batched: dict[str, Any] = {}
     with TemporaryDirectory() as scratch:
-        tokenizers = {model: tokenizer_directory(model, Path(scratch)) for model in MODELS}
+        tokenizers = {model: fetch_tokenizer(model, Path(scratch, model)) for model in MODELS}
         go_offline()
         for model in MODELS:
             source, exported = (Path(scratch, model, name) for name in ("source", "exported"))
@@ -72,8 +73,10 @@ def main() -> None:
 
 def prepare(model: str, tokenizer: Path, folder: Path) -> bool:
     """Put what `stages.export` reads into `folder`: the fine-tuned model (True), or random ones."""
-    fine_tuned = Path("models/finetuned") / f"{model}-{SEED}"
-    if is_there := (fine_tuned / "model.safetensors").is_file():
+    run = f"{model}-{SEED}"
+    fine_tuned, record = Path("models/finetuned", run), Path(f"environment/{run}.json")
+    is_there = (fine_tuned / "model.safetensors").is_file() and record.is_file()
+    if is_there := is_there and read_json(record, "Delete it.")["run"]["dataset"] == "sst2":
         shutil.copytree(fine_tuned, folder)
     else:
         build(tokenizer).save_pretrained(str(folder))

@@ -26,11 +26,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from shutil import copytree
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.common import report, spread, sst2, take_turns, tokenizer_directory
+from benchmarks.common import fetch_tokenizer, report, spread, sst2, take_turns
 from benchmarks.ways import BATCH, FACTS, PADDED, be, paths
 from reproduce.command import go_offline, run_command
 from reproduce.inputs.tokenizer import load_tokenizer, tokenize_split
@@ -91,7 +90,7 @@ def prepare(folder: Path, model: str, facts: dict[str, Any]) -> None:
     (folder / FACTS).write_text(json.dumps(facts | {"recipe": recipe}))
     files = {name: folder / path for name, path in paths(model).items()}
     tokenizer = files["download_tokenizer"].parent
-    copytree(tokenizer_directory(model, folder), tokenizer)
+    fetch_tokenizer(model, tokenizer)
     go_offline()
     tokens = tokenize_split(load_tokenizer(tokenizer), sentences, labels, names, PADDED)
     files["tokens"].parent.mkdir(parents=True)

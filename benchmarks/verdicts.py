@@ -5,9 +5,10 @@ Run as: python -m benchmarks.verdicts    (a minute; the same numbers every time)
 A study is an article and our reproduction of it on the same 872 sentences. The article's numbers
 are medians of 5 seeds, with one decimal; ours are truly lower by a known difference, in points, and
 spread alike. The peer of the rule for retention is an interval over seeds and paired sentences.
-It writes benchmarks/results/verdicts.json and docs/error_rates.md.
+It writes benchmarks/results/verdicts.json; `make format` puts its tables into docs/error_rates.md.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,27 +16,25 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from reproduce.files import write_json, write_text
+from reproduce.files import markdown_table, write_json
 from reproduce.verdict import statistics as rules
-from reproduce.verdict.tables import markdown_table
 
 DIFFERENCES, SPREADS, SEEDS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0), (0.2, 0.3, 0.5, 1.0), (5, 10)
 STUDENT, TEACHER, SENTENCES, MARGIN, CONFIDENCE = 91.3, 92.7, 872, 1.0, 0.95
 STUDIES, PAIRED_STUDIES, RESAMPLES = 10_000, 300, 300
-RESULT, PAGE = Path("benchmarks/results/verdicts.json"), Path("docs/error_rates.md")
+RESULT = Path("benchmarks/results/verdicts.json")
 VERDICTS = (rules.REPRODUCED, rules.NOT_REPRODUCED, rules.INCONCLUSIVE)
 
 
 def main() -> None:
-    """Simulate all rules, write the numbers and the page."""
+    """Simulate all rules and write the numbers."""
     found: dict[str, Any] = {name: table(rule, STUDIES) for name, rule in SIMULATED.items()}
     cells = [(s, 0.0) for s in SPREADS] + [(0.3, d) for d in DIFFERENCES[1:]]
     found["paired"] = [paired(spread, difference) for spread, difference in cells]
     facts = {"margin": MARGIN, "sentences": SENTENCES, "studies": STUDIES}
     facts |= {"paired_studies": PAIRED_STUDIES}
     write_json(RESULT, {**facts, "rules": found})
-    write_text(PAGE, page(found))
-    print(f"{RESULT}, {PAGE}: {len(SEEDS) * len(SPREADS)} rows a rule, {STUDIES:,} studies a cell")
+    print(f"{RESULT}: {len(SEEDS) * len(SPREADS)} rows a rule, {STUDIES:,} studies a cell")
 
 
 def score(rng: Any, difference: float, spread: float, seeds: int, studies: int) -> Any:
@@ -105,55 +104,14 @@ def paired(spread: float, difference: float) -> dict[str, Any]:
     return row | {"covered": round(100 * covered / PAIRED_STUDIES, 1)}
 
 
-def page(found: dict[str, Any]) -> str:
-    """docs/error_rates.md."""
-    parts = [HEAD]
-    for name, title in TITLES.items():
-        rows: dict[tuple[int, float], list[str]] = {}
-        for r in found[name]:
-            row = rows.setdefault((r["seeds"], r["spread"]), [f"{r['seeds']}", f"{r['spread']}"])
-            row.append(f"{r[VERDICTS[0]]:.0f} / {r[VERDICTS[1]]:.0f}")
-        head = ["seeds", "spread", *(f"{difference:g}" for difference in DIFFERENCES)]
-        filled = [row + [""] * (len(head) - len(row)) for row in rows.values()]
-        parts += [f"## {title}", markdown_table([head, *filled])]
-    covered = min(r["covered"] for r in found["paired"])
-    exact = [
-        [r[VERDICTS[0]] for r in found[name] if r["seeds"] == 5 and not r["difference"]]
-        for name in ("paired", "retention")
-    ]
-    ranges = (f"{min(rates):.0f} to {max(rates):.0f}" for rates in exact)
-    return "\n\n".join([*parts, FOOT.format(covered, *ranges)]) + "\n"
-
-
-TITLES = {
-    "score": "Scores: as published, within 1 point",
-    "retention": "Retention: at least as published, less 1 point",
-    "paired": "Not used: retention by seeds and sentences",
-}
-HEAD = f"""# How often the verdicts are wrong
-
-Written by `python -m benchmarks.verdicts`, which simulates studies whose truth is known and judges
-them by the rules of published.yaml. A study is an article, whose numbers are medians of 5 seeds,
-and our reproduction of it on the same {SENTENCES} sentences.
-
-- A row is a kind of study: the number of our seeds, and the standard deviation of ours and the
-  article's, in points.
-- A column is the truth: by how many points we are lower than the article.
-- A cell is the share of {STUDIES:,} such studies, in %, with the verdict *reproduced / not
-  reproduced*. The others are inconclusive.
-
-Below 1 point, the margin, *not reproduced* is wrong, and above it *reproduced*. At the margin
-itself the rules allow each side a fixed share, if the article's seeds spread as ours do: 5 % and
-2.5 %. Seeds that spread by 1 point decide little, however many we run, because the article's median
-of five would spread so too."""
-FOOT = f"""{PAIRED_STUDIES} studies a cell; where a cell is empty, none.
-
-This rule resamples seeds and sentences together, both models on the same sentences. Its 95 %
-interval covered the true ratio in at least {{}} % of the studies. But it answers
-another question, what a study on other sentences would find. The claim is on these sentences,
-which the article used too, and on these only the seeds can differ. As a rule it would reproduce an
-article that is exactly right in {{}} % of the studies of 5 seeds, where the rule above does so in
-{{}} %. So the verdict rests on seeds alone, and this interval is a remark beside it."""
+def rates(rule: str) -> str:
+    """A rule's table in docs/error_rates.md, where cog puts it: a row a kind of study."""
+    rows: dict[tuple[int, float], list[str]] = {}
+    for r in json.loads(RESULT.read_text(encoding="utf-8"))["rules"][rule]:
+        row = rows.setdefault((r["seeds"], r["spread"]), [str(r["seeds"]), str(r["spread"])])
+        row.append(f"{r[VERDICTS[0]]:.0f} / {r[VERDICTS[1]]:.0f}")
+    head = ["seeds", "spread", *(f"{difference:g}" for difference in DIFFERENCES)]
+    return markdown_table([head, *(row + [""] * (len(head) - len(row)) for row in rows.values())])
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""What every command does the same way: it fails with one message, stays offline, and gives the
-same result whatever environment variables are set.
+"""What every command does the same way: it shows its help, fails with one message, stays offline,
+and gives the same result whatever environment variables are set.
 """
 
+import argparse
 import errno
 import io
 import os
 import re
 import sys
 from collections.abc import Callable
-from typing import NoReturn
 
 from reproduce.files import UserError, out_of_space
 
@@ -46,6 +46,12 @@ SEVERAL = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 OURS = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # with it, matrix products on a GPU are deterministic
 
 
+def command_line(description: str | None) -> argparse.ArgumentParser:
+    """A parser whose --help shows a module's docstring as it stands."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=description, formatter_class=formatter)
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Run a command's `main`; what a person or the machine did wrong becomes one message.
 
@@ -55,29 +61,24 @@ def run_command(main: Callable[[], None]) -> None:
     try:
         main()
         sys.stdout.flush()
-    except UserError as error:
-        fail(str(error))
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         if not (message := explain(error)):
             raise
-        fail(message)
-
-
-def fail(message: str) -> NoReturn:
-    """Print `message` as the command's one error and end with exit code 1."""
-    print(f"error: {message}", file=sys.stderr)
-    try:
-        sys.stdout.flush()
-    except OSError:  # nobody reads it any more: else Python complains once more at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    sys.exit(1)
+        print(f"error: {message}", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:  # nobody reads it any more: else Python complains once more at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
 
 
 def explain(error: Exception) -> str:
-    """One message for what the machine or its owner did; "" for a fault of the code."""
+    """One message for what a person or the machine did; "" for a fault of the code."""
+    if isinstance(error, UserError):
+        return str(error)
     if reason := out_of_space(error):
         return (
             f"the disk is full ({reason}): no half-written output was left. Make room (`make "
@@ -102,10 +103,8 @@ def open_closed_streams() -> None:
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream = getattr(sys, name)
         if stream is None:
-            null = os.open(os.devnull, os.O_RDWR)  # the lowest free number: often the right one
-            if null != number:
-                os.dup2(null, number)
-                os.close(null)
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)  # mostly it is that number already
+            os.set_inheritable(number, True)  # the commands that it starts need one too
             setattr(sys, name, open(number, "r" if number == 0 else "w"))  # noqa: PTH123, SIM115
         elif number and isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -6,7 +6,6 @@ Neither depends on the values of the weights, so models are built from their con
 ones, and nothing large is downloaded. They take turns over the validation sentences.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -14,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.command import go_offline, run_command
+from reproduce.command import command_line, go_offline, run_command
 from reproduce.files import write_json
 from reproduce.inputs.sentences import read_raw_data, read_tsv
 from reproduce.inputs.tokenizer import load_tokenizer, read_config, tokenize_split
@@ -30,8 +29,7 @@ TOKENIZERS = Path("models/tokenizers")
 
 def main() -> None:
     """Write metrics/speed.json."""
-    raw = argparse.RawDescriptionHelpFormatter
-    argparse.ArgumentParser(description=__doc__, formatter_class=raw).parse_args()
+    command_line(__doc__).parse_args()
     params, teacher = read_section("benchmark", Benchmark), read_section("compare", Compare).teacher
     max_length = read_section("tokenize", Tokenize).max_length
     go_offline()

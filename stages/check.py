@@ -7,16 +7,17 @@ dependency on the whole of catalog.yaml would run a download again for a change 
 pins stand apart, for the trainings: a new source of the same bytes is no reason to train again.
 """
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from reproduce.command import run_command
+from reproduce.command import command_line, run_command
 from reproduce.files import UserError, output_directory, write_json
 from reproduce.inputs import catalog
 from reproduce.params import PARAMS, Finetune, Params, read_yaml, validate
 from reproduce.training.recipe import read_recipe
 from reproduce.verdict.published import PUBLISHED, Published
+
+TAKEN = {"dataset", "seeds", "verdicts"}  # in data/checked/pins and metrics/accuracy.json
 
 
 def check_inputs() -> tuple[catalog.Dataset, dict[str, catalog.Model]]:
@@ -34,6 +35,11 @@ def check_inputs() -> tuple[catalog.Dataset, dict[str, catalog.Model]]:
         raise UserError(f"{PARAMS}: selection.holdout {holdout}: train has {rows} rows in all.")
     benchmarked = params.benchmark.models
     models = {name: catalog.read_model(name) for name in [*params.models, *benchmarked]}
+    if taken := TAKEN & set(models):
+        raise UserError(
+            f"{PARAMS}: no model can be called {min(taken)}, as something of ours is. Give it "
+            f"another name, here and in {catalog.CATALOG}."
+        )
     for name in params.models:
         read_recipe(name, data)
         if name not in benchmarked:
@@ -66,9 +72,7 @@ def _refuse_unknown(place: str, name: str, known: Mapping[str, object]) -> None:
 
 def main() -> None:
     """Write data/checked/: dataset.json, models/MODEL.json, and the sha256 of both in pins/."""
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    command_line(__doc__).parse_args()
     dataset, models = check_inputs()
     entries: dict[Path, catalog.Dataset | catalog.Model] = {catalog.DATASET_ENTRY: dataset}
     entries |= {catalog.MODEL_ENTRIES / f"{name}.json": model for name, model in models.items()}

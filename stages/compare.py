@@ -6,15 +6,13 @@ It reads what is in git: predictions/ and metrics/speed.json. A run without a re
 recipe is "not run", with its name and the reason.
 """
 
-import argparse
 import csv
 import io
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reproduce.command import go_offline, run_command
+from reproduce.command import command_line, go_offline, run_command
 from reproduce.files import write_json, write_text
 from reproduce.verdict.claims import judge
 from reproduce.verdict.evidence import Evidence, read_evidence
@@ -29,9 +27,7 @@ RESULTS = {"en": METRICS / "results.md", "pt": METRICS / "results.pt-BR.md"}
 
 def main() -> None:
     """Write metrics/{accuracy,claims}.json, metrics/results.md, its translation, and plots/."""
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    command_line(__doc__).parse_args()
     go_offline()
     evidence = read_evidence()
     claims = judge(evidence)
@@ -100,11 +96,10 @@ Rows = list[list[Any]]
 def scores(evidence: Evidence) -> Rows:
     """A line a run: its score times 100, its interval over sentences, what was published."""
     rows: Rows = [["model", "seed", "score", "low", "high", "published"]]
-    for model, by_seed in evidence.runs.items():
+    for model in evidence.runs:
         row = evidence.published.row(model, evidence.dataset, evidence.split)
         for seed, score in evidence.scores(model).items():
-            alone = replace(evidence, runs={model: {seed: by_seed[seed]}})
-            interval = alone.over_sentences(model) or ("", "")
+            interval = evidence.over_sentences([evidence.of_model(model)[seed]]) or ("", "")
             numbers = (score, *interval, row.score if row else "")
             rows.append([model, seed, *(n if n == "" else f"{n:.2f}" for n in numbers)])
     return rows

@@ -3,10 +3,9 @@
 Run as: python -m stages.download_model --model distilbert --files tokenizer
 """
 
-import argparse
 from pathlib import Path
 
-from reproduce.command import run_command
+from reproduce.command import command_line, run_command
 from reproduce.files import output_directory
 from reproduce.inputs.catalog import read_model
 from reproduce.inputs.fetch import fetch
@@ -16,9 +15,7 @@ FOLDERS = {"tokenizer": Path("models/tokenizers"), "weights": Path("models/weigh
 
 def main() -> None:
     """Write models/tokenizers/MODEL/ or models/weights/MODEL/."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--model", required=True, help="a name from catalog.yaml")
     parser.add_argument("--files", required=True, choices=FOLDERS, help="which of the two")
     arguments = parser.parse_args()

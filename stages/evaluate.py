@@ -5,11 +5,9 @@ Run as: python -m stages.evaluate --model distilbert --seed 1
 The result is every answer, in predictions/MODEL-SEED.csv: all metrics follow from it.
 """
 
-import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from reproduce.command import go_offline, run_command
+from reproduce.command import command_line, go_offline, run_command
 from reproduce.files import UserError, read_json, sha256, write_text
 from reproduce.inputs.catalog import DATASET_ENTRY, MODEL_ENTRIES, Dataset, Model, read_entry
 from reproduce.inputs.sentences import read_raw_data, read_tsv
@@ -21,18 +19,12 @@ from reproduce.report.card import write_card
 from reproduce.training.checkpoints import forget_finished
 from reproduce.verdict.runs import SPLITS, Part, Run, write_run
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, np.dtype[Any]]
-
 VALIDATION = Path("data/raw/validation.tsv")
 
 
 def main() -> None:
     """Write predictions/MODEL-SEED.csv and .json, curves/MODEL-SEED.tsv, and the model card."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser = command_line(__doc__)
     parser.add_argument("--model", required=True, help="a name from catalog.yaml")
     parser.add_argument("--seed", required=True, type=int, help="the seed it was fine-tuned with")
     arguments = parser.parse_args()
@@ -41,6 +33,9 @@ def main() -> None:
     data, environment = read_raw_data(), read_environment(name)
     _, labels = read_tsv(VALIDATION, data.label_values, data.columns)
     go_offline()
+    import numpy as np
+
+    kind = int if data.labels else float
     tokenized = TOKENIZED / arguments.model
     # Without any file, the message says what to run.
     splits = [s for s in SPLITS if (tokenized / f"{s}.parquet").is_file()] or SPLITS[:1]
@@ -49,7 +44,7 @@ def main() -> None:
         rows = read_tokenized(arguments.model, split)
         logits, _ = predict(folder, rows.input_ids, params.batch_size, rows.token_type_ids)
         answers = logits.numpy() if data.labels else logits.double().numpy()
-        parts.append(Part(as_labels(rows.labels, data.labels), answers))
+        parts.append(Part(np.array(rows.labels, kind), answers))
     # Numbers are float32 in data/tokenized; the metrics are about those of data/raw.
     if [f"{label:.3f}" for label in labels] != [f"{label:.3f}" for label in parts[0].labels]:
         other = "data/raw and data/tokenized hold other sentences. Run `dvc repro tokenize`."
@@ -58,7 +53,7 @@ def main() -> None:
     run = Run(arguments.model, arguments.seed, environment["recipe"], data.dataset,
               data.validation, data.metrics, data.labels, environment["device"],
               environment["precision"], machine["gpu"] or machine["cpu"], sha256(VALIDATION),
-              Part(as_labels(labels, data.labels), parts[0].logits), *parts[1:])  # fmt: skip
+              Part(np.array(labels, kind), parts[0].logits), *parts[1:])  # fmt: skip
     path = write_run(run)
     # Out of DVC's cache into git, for people: as an output of finetune it could not be both.
     write_text(Path(f"curves/{name}.tsv"), (folder / "loss.tsv").read_text(encoding="utf-8"))
@@ -77,13 +72,6 @@ def read_environment(name: str) -> dict[str, str]:
     if not isinstance(environment, dict) or "recipe" not in environment:
         raise UserError(f"{path} is missing, or does not name the run's recipe. {remedy}")
     return environment
-
-
-def as_labels(labels: list[float], names: tuple[str, ...]) -> "Array":
-    """Labels as an array: int64 classes, or float64 numbers."""
-    import numpy as np
-
-    return np.array(labels, int if names else float)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,12 @@ A model that cannot be exported rightly is no error, so that other stages go on:
 models/exported/MODEL-SEED/README.md and metrics/export/MODEL-SEED.json then say why.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.command import go_offline, run_command
+from reproduce.command import command_line, go_offline, run_command
 from reproduce.files import UserError, output_directory, read_json, write_json, write_text
 from reproduce.inputs.catalog import MODEL_ENTRIES, Model, read_entry
 from reproduce.inputs.sentences import read_raw_data
@@ -33,8 +32,7 @@ LENGTHS = (3, 5, 8, 16, 32, 64, 128, 256, 512)  # tokens, of the probes
 
 def main() -> None:
     """Write models/exported/MODEL-SEED/ and metrics/export/MODEL-SEED.json."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser = command_line(__doc__)
     parser.add_argument("--model", required=True, help="a name from catalog.yaml")
     parser.add_argument("--seed", type=int, help="of its fine-tuning (default: the first of seeds)")
     arguments = parser.parse_args()

@@ -6,16 +6,14 @@ It needs no GPU and no training, but the Hub (or HUB_MIRROR): without it nothing
 has a file of its own, so that `dvc repro` neither runs it nor stops at it.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
-from reproduce.command import clean_environment, run_command
+from reproduce.command import clean_environment, command_line, run_command
 from reproduce.files import UserError, write_json
-from reproduce.inputs.canonical import canonical_tsv
-from reproduce.inputs.catalog import read_dataset, read_model
+from reproduce.inputs.canonical import download_split
+from reproduce.inputs.catalog import read_model
 from reproduce.inputs.fetch import fetch
-from reproduce.inputs.sentences import read_tsv
 from reproduce.inputs.tokenizer import load_tokenizer
 from reproduce.models.logits import predict
 from reproduce.models.metrics import measure
@@ -27,13 +25,12 @@ BATCH_SIZE = 32
 
 def main() -> None:
     """Write reference/result.json."""
-    raw = argparse.RawDescriptionHelpFormatter
-    argparse.ArgumentParser(description=__doc__, formatter_class=raw).parse_args()
+    command_line(__doc__).parse_args()
     clean_environment()
     reference = read_published().reference
+    texts, labels = download_split(reference.dataset, "validation")
     with tempfile.TemporaryDirectory() as scratch:
-        texts, labels = download_sentences(reference, Path(scratch) / "dataset")
-        correct = count_correct(reference, Path(scratch) / "model", texts, labels)
+        correct = count_correct(reference, Path(scratch), texts, labels)
     apart = abs(correct - reference.correct)
     write_json(RESULT, {
         "checkpoint": str(reference.sources[0]), "dataset": reference.dataset,
@@ -42,16 +39,6 @@ def main() -> None:
     })  # fmt: skip
     verdict = "equal" if not apart else f"{apart} sentence(s) apart"
     print(f"{RESULT}: right on {correct} of {len(texts)}, published {reference.correct}: {verdict}")
-
-
-def download_sentences(reference: Reference, folder: Path) -> tuple[list[str], list[float]]:
-    """The validation sentences and their labels, in the canonical form."""
-    dataset = read_dataset(reference.dataset)
-    split = dataset.validation
-    fetch("dataset", dataset.sources, {split.file: dataset.pins()[split.file]}, folder)
-    file = folder / "validation.tsv"
-    file.write_bytes(canonical_tsv(folder / split.file, split, dataset, hidden=False)[0])
-    return read_tsv(file, dataset.label_values, dataset.columns)
 
 
 def count_correct(reference: Reference, folder: Path, texts: list[str], labels: list[float]) -> int:

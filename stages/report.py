@@ -5,10 +5,9 @@ Run as: python -m stages.report
 Every number comes from a file that another stage wrote; what was not measured says "not run".
 """
 
-import argparse
 from pathlib import Path
 
-from reproduce.command import run_command
+from reproduce.command import command_line, run_command
 from reproduce.files import write_text
 from reproduce.report.facts import read_facts
 from reproduce.report.pages import render
@@ -18,9 +17,7 @@ OUT = Path("report")
 
 def main() -> None:
     """Write report/report.html, report/slides.html and the same in Portuguese (.pt-BR.html)."""
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    command_line(__doc__).parse_args()
     facts = read_facts()
     pages = render(facts)
     for name, html in pages.items():

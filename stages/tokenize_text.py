@@ -3,10 +3,9 @@
 Run as: python -m stages.tokenize_text --model distilbert
 """
 
-import argparse
 from pathlib import Path
 
-from reproduce.command import go_offline, run_command
+from reproduce.command import command_line, go_offline, run_command
 from reproduce.files import output_directory, write_json
 from reproduce.inputs.sentences import read_raw_data, read_tsv
 from reproduce.inputs.tokenized import TOKENIZED
@@ -24,9 +23,7 @@ RAW = Path("data/raw")
 
 def main() -> None:
     """Write data/tokenized/MODEL/SPLIT.parquet and summary.json."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--model", required=True, help="a name from catalog.yaml")
     model = parser.parse_args().model
     max_length = read_section("tokenize", Tokenize).max_length

@@ -1,22 +1,22 @@
 """The model card: it says what the run's files say, in a form that the Hub's own classes accept."""
 
 import shutil
+from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard
 from scipy import stats
 
 from conftest import ROOT
 from reproduce.inputs.catalog import Dataset, read_model
 from reproduce.params import read_yaml, validate
 from reproduce.report.card import card_metadata, card_text, write_card
-from reproduce.training.recipe import recipe_digest, run_recipe
+from reproduce.training.recipe import run_recipe
 from reproduce.verdict.runs import Part, Run
-from toy_results import inside
 
 PARAMS = read_yaml(ROOT / "params.yaml")
 MINILM = read_model("minilm", ROOT / "catalog.yaml")
@@ -36,9 +36,8 @@ RUN = Run("minilm", 2, "0" * 16, "sst2", "validation", ("accuracy", "f1"), NAMES
 def environment(**params: Any) -> dict[str, Any]:
     pins: dict[str, dict[str, str]] = {"dataset": {}, "model": {}}
     recipe = run_recipe({**PARAMS, **params}, "minilm", 2, pins)
-    return {"run": recipe, "recipe": recipe_digest(recipe), "device": "cpu", "cpu": "A processor",
-            "gpu": None, "precision": "fp32", "precision_reason": "it is so", "threads": 2,
-            "python": "3.11.7", "packages": {"torch": "2.13.0"}, "not_deterministic": [],
+    return {"run": recipe, "cpu": "A processor", "gpu": None, "precision": "fp32",
+            "precision_reason": "it is so", "python": "3.11.7", "packages": {"torch": "2.13.0"},
             "seconds": 12.5, "git_commit": "abcdef0123", "peak_memory_mb": 77777}  # fmt: skip
 
 
@@ -63,21 +62,15 @@ def rows(card: str, heading: str) -> dict[str, list[str]]:
     return {first: others for first, *others in cells}
 
 
-def test_the_card_is_written_beside_the_model(tmp_path: Path) -> None:
-    with inside(tmp_path):
+def test_the_card_beside_the_model_names_the_data_as_the_hub_does(tmp_path: Path) -> None:
+    with chdir(tmp_path):
         path = write_card(RUN, environment(), dataset(), MINILM)
-        card = ModelCard.load(path)
+        metadata = ModelCard.load(path).data
     assert path == Path("models/finetuned/minilm-2/README.md")
-    assert (card.data.license, card.data.library_name) == ("apache-2.0", "transformers")
-
-
-def test_metadata_names_the_data_as_the_hub_does() -> None:
-    metadata = card_metadata(RUN, dataset(), MINILM)
-    again = ModelCard(f"---\n{metadata.to_yaml()}\n---\n").data
-    assert isinstance(again, ModelCardData) and again.eval_results
-    assert again.to_dict() == metadata.to_dict()
-    assert again.base_model == "sentence-transformers/all-MiniLM-L6-v2"
-    result = again.eval_results[0]
+    assert metadata.to_dict() == card_metadata(RUN, dataset(), MINILM).to_dict()
+    assert (metadata.license, metadata.library_name) == ("apache-2.0", "transformers")
+    assert metadata.base_model == "sentence-transformers/all-MiniLM-L6-v2"
+    result = metadata.eval_results[0]
     place = (result.dataset_type, result.dataset_config, result.dataset_split)
     assert place == ("nyu-mll/glue", "sst2", "validation")
     assert result.dataset_revision == "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
@@ -85,9 +78,8 @@ def test_metadata_names_the_data_as_the_hub_does() -> None:
 
 
 def test_the_interval_is_wilsons() -> None:
-    scores = rows(text(), "Scores")
     low, high = stats.binomtest(800, 872).proportion_ci(0.95, method="wilson")
-    assert scores["accuracy"] == ["0.9174", f"{low:.4f} to {high:.4f}", "872"]
+    assert rows(text(), "Scores")["accuracy"] == ["0.9174", f"{low:.4f} to {high:.4f}", "872"]
 
 
 def test_the_recipe_is_what_the_run_was_made_by() -> None:
@@ -126,21 +118,14 @@ def test_numbers_as_labels_and_pairs() -> None:
     assert "a number from 0 to 5" in card and 'function_to_apply="none"' in card
     assert '"text_pair"' in card
     assert [result.metric_type for result in results(run, data)] == ["pearsonr", "spearmanr"]
-
-
-def test_a_metric_that_is_not_defined_is_no_result_of_the_hub() -> None:
-    data = dataset(labels=[], scale=[0, 5], metrics=["pearson"])
-    constant = Part(np.array([0.0, 2.5]), np.array([[1.0], [1.0]]))
-    run = replace(RUN, metrics=("pearson",), labels=(), validation=constant)
+    run = replace(run, validation=replace(answers, logits=np.ones((3, 1))))
     assert rows(text(run, data), "Scores")["pearson"][0] == "not defined"
-    assert results(run, data) == []
+    assert results(run, data) == [], "a metric that is not defined is no result of the Hub"
 
 
 def test_a_second_validation_set_has_its_own_rows() -> None:
-    entry = read_yaml(ROOT / "catalog.yaml")["datasets"]["sst2"]["validation"]
-    splits = [{**entry, "file": f"mnli/validation_{name}-00000-of-00001.parquet"}
-              for name in ("matched", "mismatched")]  # fmt: skip
-    data = dataset(validation=splits[0], validation_mismatched=splits[1])
+    entry = read_yaml(ROOT / "catalog.yaml")["datasets"]["mnli"]
+    data = dataset(**{key: entry[key] for key in ("validation", "validation_mismatched")})
     run = replace(RUN, mismatched=part((25, 25, 25, 25)))
     scores = rows(text(run, data), "Scores")
     assert scores["accuracy, mismatched genres"] == ["0.5000", "0.4038 to 0.5962", "100"]
@@ -155,12 +140,11 @@ def test_the_example_in_the_card_runs_in_its_folder(
 ) -> None:
     from transformers import AutoModelForSequenceClassification
 
-    shutil.copytree(tiny_model, tmp_path / "minilm-2")
-    model = AutoModelForSequenceClassification.from_pretrained(
-        tiny_model, id2label=dict(enumerate(NAMES))
-    )
-    model.save_pretrained(tmp_path / "minilm-2")
-    with inside(tmp_path / "minilm-2"):
+    folder = shutil.copytree(tiny_model, tmp_path / "minilm-2")
+    names = dict(enumerate(NAMES))
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model, id2label=names)
+    model.save_pretrained(folder)
+    with chdir(folder):
         exec(text().split("```python\n")[1].split("```")[0], {})
     out = capsys.readouterr().out
     assert "'label': 'NEGATIVE'" in out or "'label': 'POSITIVE'" in out

@@ -1,170 +1,123 @@
 """The stage compare: what it writes from the runs in git, and that nothing there can stop it."""
 
 import csv
-import json
-import os
-import sys
-from collections.abc import Callable
+import statistics
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conftest import ROOT, load_yaml
-from stages import compare
-from toy_results import inside, toy_results
+from conftest import ROOT, Here, load_yaml
+from reproduce.verdict.runs import recipe_of
+from toy_results import change_json, toy_results
 
-ALL = {model: [1, 2, 3, 4, 5] for model in ("distilbert", "bert", "minilm")}
+RUNS = {"distilbert": [1, 2, 3, 4, 5], "bert": [1, 2, 3, 4, 5], "minilm": [1, 2]}
+TABLES = ("score_by_seed", "loss", "confusion")
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Here:
     """A project with every run but three, compared."""
-    runs = {**ALL, "minilm": [1, 2]}
-    folder = toy_results(
-        tmp_path_factory.mktemp("compare") / "toy", runs,
+    project = toy_results(
+        tmp_path_factory.mktemp("compare") / "toy", RUNS,
         device=lambda model, seed: "cuda" if (model, seed) == ("bert", 5) else "cpu",
     )  # fmt: skip
-    run(folder)
-    return folder
+    project.stage("compare")
+    return project
 
 
-def run(folder: Path) -> None:
-    """The stage's main in this process and in `folder`."""
-    with pytest.MonkeyPatch.context() as patch, inside(folder):
-        patch.setattr(os, "environ", os.environ.copy())  # the stage switches the Hub off
-        patch.setattr(sys, "argv", ["compare"])
-        compare.main()
-
-
-def read(folder: Path, name: str) -> Any:
-    return json.loads((folder / "metrics" / name).read_text(encoding="utf-8"))
-
-
-def table(folder: Path, name: str) -> list[dict[str, str]]:
-    with (folder / "plots" / name).open(newline="", encoding="utf-8") as file:
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def numbers_and_texts(data: Any) -> int:
-    """What DVC makes a column of: every number and text of a metrics file, but of its lists."""
-    if isinstance(data, dict):
-        return sum(map(numbers_and_texts, data.values()))
-    return 0 if isinstance(data, list) else 1
+def columns(data: Any) -> int:
+    """How many columns DVC makes of a mapping: one of every number, text and list."""
+    return sum(map(columns, data.values())) if isinstance(data, dict) else 1
 
 
-def test_the_metrics_file_has_a_column_a_model_and_few_more(done: Path) -> None:
-    accuracy = read(done, "accuracy.json")
-    assert set(ALL) <= set(accuracy)
-    assert numbers_and_texts(accuracy) == 7
-    params = load_yaml(ROOT / "params.yaml")
-    lists = 3  # models, seeds and the like: a column each
-    assert numbers_and_texts(params) + lists + numbers_and_texts(accuracy) <= 60
+def test_the_metrics_file_has_a_column_a_model_and_few_more(compared: Here) -> None:
+    accuracy = compared.json("metrics/accuracy.json")
+    assert set(RUNS) <= set(accuracy)
+    shown = columns(accuracy) - 2  # `seeds` and `verdicts`: of lists in metrics DVC makes none
+    assert shown == 7
+    assert columns(load_yaml(ROOT / "params.yaml")) + shown <= 60
 
 
-def test_the_median_is_that_of_the_predictions(done: Path) -> None:
-    correct = []
-    for seed in (1, 2, 3, 4, 5):
-        rows = list(csv.DictReader((done / f"predictions/bert-{seed}.csv").open()))
-        correct.append(sum(row["label"] == row["predicted"] for row in rows))
-    median = sorted(100 * count / len(rows) for count in correct)[2]
-    assert read(done, "accuracy.json")["bert"] == round(median, 2)
+def test_the_median_is_that_of_the_predictions(compared: Here) -> None:
+    scores = []
+    for seed in RUNS["bert"]:
+        rows = rows_of(compared.path / f"predictions/bert-{seed}.csv")
+        scores.append(100 * statistics.fmean(row["label"] == row["predicted"] for row in rows))
+    assert compared.json("metrics/accuracy.json")["bert"] == round(statistics.median(scores), 2)
 
 
-def test_the_same_runs_give_the_same_bytes(done: Path) -> None:
-    files = [*sorted((done / "metrics").glob("*.*")), *sorted((done / "plots").iterdir())]
+def test_the_same_runs_give_the_same_bytes(compared: Here) -> None:
+    files = [*compared.path.glob("metrics/*.*"), *compared.path.glob("plots/*")]
     before = {path: path.read_bytes() for path in files}
-    run(done)
+    compared.stage("compare")
     assert {path: path.read_bytes() for path in files} == before
 
 
-def test_results_are_one_table_of_claims_in_two_languages(done: Path) -> None:
+def test_results_are_one_table_of_claims_in_two_languages(compared: Here) -> None:
     english, portuguese = (
-        (done / "metrics" / name).read_text(encoding="utf-8")
+        (compared.path / "metrics" / name).read_text(encoding="utf-8")
         for name in ("results.md", "results.pt-BR.md")
     )
     assert english.count("\n| --- ") == portuguese.count("\n| --- ") == 1
-    verdicts = [claim["verdict"] for claim in read(done, "claims.json")["claims"].values()]
-    assert english.count("**") == 2 * (len(verdicts) - verdicts.count("not run"))
+    claims = compared.json("metrics/claims.json")["claims"].values()
+    with_verdict = [claim for claim in claims if claim["verdict"] != "not run"]
+    assert english.count("**") == 2 * len(with_verdict)
     english, portuguese = english.replace("\n", " "), portuguese.replace("\n", " ")
     assert "DistilBERT keeps 98.49 %" in english and "mantém 98,49%" in portuguese
     assert "Not run, because no stage measures it" in english and "207 MB" in english
     assert "(n = 5, cpu fp32 + cuda fp32)" in english, "bert's seeds are of two kinds of device"
 
 
-def test_the_charts_have_a_line_a_seed_and_the_classes_names(done: Path) -> None:
-    assert len(table(done, "score_by_seed.csv")) == 12
-    assert {(row["model"], row["seed"]) for row in table(done, "loss.csv")} == {
-        (model, str(seed)) for model, seeds in {**ALL, "minilm": [1, 2]}.items() for seed in seeds
-    }
-    confusion = table(done, "confusion.csv")
-    assert {row["label"] for row in confusion} == {"NEGATIVE", "POSITIVE"}
-    assert sum(int(row["count"]) for row in confusion) == 12 * 120
+def test_the_charts_have_a_line_a_seed_and_the_classes_names(compared: Here) -> None:
+    scores, losses, counts = (rows_of(compared.path / f"plots/{name}.csv") for name in TABLES)
+    assert len(scores) == 12
+    runs = {(model, str(seed)) for model, seeds in RUNS.items() for seed in seeds}
+    assert {(row["model"], row["seed"]) for row in losses} == runs
+    assert {row["label"] for row in counts} == {"NEGATIVE", "POSITIVE"}
+    assert sum(int(row["count"]) for row in counts) == 12 * 120
 
 
-def test_no_table_that_a_stage_writes_for_each_run_is_a_chart() -> None:
-    """DVC draws one of every CSV and TSV under a stage's `plots`."""
-    stages = load_yaml(ROOT / "dvc.yaml")["stages"].values()
-    outputs = [name for stage in stages for output in stage.get("plots", []) for name in output]
-    assert outputs and all(name.endswith(".json") for name in outputs)
-
-
-def change(**sections: Any) -> Callable[[Any], object]:
-    return lambda params: [params[name].update(new) for name, new in sections.items()]
-
-
-def test_runs_of_two_recipes_are_not_one_study(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_runs_of_two_recipes_are_not_one_study(tmp_path: Path) -> None:
     """Another warm-up, and only seed 2 run again with it."""
-    folder = toy_results(tmp_path / "toy", {"bert": [1, 2, 3]})
-    old = {path: path.read_bytes() for path in (folder / "predictions").iterdir()}
-    new = toy_results(tmp_path / "new", {"bert": [2]}, params=change(finetune={"warmup_steps": 9}))
-    for path, content in old.items():
-        if "bert-2" not in path.name:
-            (new / "predictions" / path.name).write_bytes(content)
-    run(new)
-    assert read(new, "accuracy.json")["seeds"][5:9] == [
-        "bert-1: not run (other recipe)", f"bert-2: {read(new, 'accuracy.json')['bert']:.2f}",
+    project = toy_results(tmp_path / "toy", {"bert": [1, 2, 3]})
+    project.edit("params.yaml", lambda p: p["finetune"].update(warmup_steps=9))
+    with chdir(project.path):
+        recipe = recipe_of(load_yaml(Path("params.yaml")), "bert", 2)
+    change_json(project.path / "predictions/bert-2.json", recipe=recipe)
+    printed = project.stage("compare").stdout
+    accuracy = project.json("metrics/accuracy.json")
+    assert accuracy["seeds"][5:9] == [
+        "bert-1: not run (other recipe)", f"bert-2: {accuracy['bert']:.2f}",
         "bert-3: not run (other recipe)", "bert-4: not run",
     ]  # fmt: skip
-    assert "bert-1: not run (other recipe): recipe " in capsys.readouterr().out
+    assert "bert-1: not run (other recipe): recipe " in printed
 
 
-def pocket(params: Any) -> None:
-    params.update(dataset="pocket", models=["minilm"])
+CASES: dict[str, dict[str, Any]] = {
+    "nothing": {"runs": {}, "speed": False},
+    "one number": {"runs": {"bert": [1]}, "dataset": "stsb", "sentences": 1},
+    "pocket": {
+        "runs": {"minilm": [1]},
+        "dataset": "pocket",
+        "params": lambda p: p.update(models=["minilm"]),
+    },
+}
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"runs": {}},
-        {"runs": {}, "speed": False},
-        {"runs": {"bert": [1]}, "sentences": 1},
-        {"runs": {"bert": [1, 2], "distilbert": [1]}, "metric": "pearson"},
-        {"runs": {"bert": [1]}, "metric": "pearson", "sentences": 1},
-        {"runs": {"bert": [1]}, "classes": 3, "params": lambda p: p.update(dataset="mnli")},
-        {"runs": {"bert": [1]}, "params": change(selection={"holdout": 4000, "train": 9})},
-        {"runs": {"minilm": [1]}, "params": pocket},
-    ],
-    ids=[
-        "no run",
-        "no speed",
-        "one sentence",
-        "numbers",
-        "one number",
-        "three classes",
-        "held out",
-        "pocket",
-    ],
-)
-def test_whatever_was_run_is_compared(tmp_path: Path, options: dict[str, Any]) -> None:
-    undefined = "metric" in options and "sentences" in options
-    folder = toy_results(tmp_path / "toy", options.pop("runs"), **options)
-    run(folder)
-    claims = read(folder, "claims.json")
-    assert ("bert-1: not defined" in read(folder, "accuracy.json")["seeds"]) == undefined
-    assert (claims["sentences"] == "not run") == (not (folder / "predictions").exists())
-    for name in ("score_by_seed", "loss", "confusion"):
-        assert table(folder, f"{name}.csv"), "DVC warns of a table without a row"
+@pytest.mark.parametrize("case", CASES)
+def test_whatever_was_run_is_compared(tmp_path: Path, case: str) -> None:
+    project = toy_results(tmp_path / "toy", **CASES[case])
+    project.stage("compare")
+    seeds = project.json("metrics/accuracy.json")["seeds"]
+    assert ("bert-1: not defined" in seeds) == (case == "one number")
+    assert (project.json("metrics/claims.json")["sentences"] == "not run") == (case == "nothing")
+    for name in TABLES:
+        assert rows_of(project.path / f"plots/{name}.csv"), "DVC warns of a table without a row"

@@ -2,27 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from conftest import pin
-from hub import (
-    COMMIT,
-    Changed,
-    Cut,
-    Fault,
-    Hub,
-    Portal,
-    Reset,
-    Stall,
-    Status,
-    contents,
-    face,
-    forever,
-    serving,
-)
+from hub import COMMIT, Changed, Cut, Fault, Hub, Portal, Reset, Status, contents, face, serving
 from reproduce.files import UserError
 from reproduce.inputs.catalog import Pin, Source
 from reproduce.inputs.fetch import fetch
@@ -41,6 +28,8 @@ class Client:
     folder: Path
     capsys: pytest.CaptureFixture[str]
     files: dict[str, Pin]
+    local: Source  # the folder with the file that the Hub serves
+    blob: Path  # the file's content in the client's cache
     into: Path
 
     def fetch(self, *more: Source) -> list[str]:
@@ -56,35 +45,24 @@ class Client:
         assert contents(self.into) == {}
         return str(error.value)
 
-    @property
-    def local(self) -> Source:
-        """The folder with the file that the Hub serves."""
-        return Source(folder=str(self.folder / "one"))
-
-    @property
-    def blob(self) -> Path:
-        """The file's content in the client's cache."""
-        return self.folder / "cache/models--test-org--one/blobs" / self.files["one.bin"].sha256
-
 
 @pytest.fixture
 def client(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Client]:
-    from huggingface_hub import constants, file_download
-    from huggingface_hub.utils import _http
-
-    for name in ("one", "into"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "one/one.bin").write_bytes(DATA)
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
-    for module in (file_download, _http):
-        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: None))
+    folder, into = tmp_path / "one", tmp_path / "into"
+    folder.mkdir()
+    (folder / "one.bin").write_bytes(DATA)
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
+    clock = SimpleNamespace(sleep=lambda seconds: None)
+    for module in ("file_download", "utils._http"):
+        monkeypatch.setattr(f"huggingface_hub.{module}.time", clock)
     with serving() as hub:
-        hub.add("test-org/one", tmp_path / "one")
+        hub.add("test-org/one", folder)
         face(monkeypatch, hub.url, tmp_path)
-        files = {"one.bin": Pin(**pin(tmp_path / "one/one.bin"))}
-        yield Client(hub, tmp_path, capsys, files, tmp_path / "into")
+        files = {"one.bin": Pin(**pin(folder / "one.bin"))}
+        blob = tmp_path / "cache/models--test-org--one/blobs" / files["one.bin"].sha256
+        yield Client(hub, tmp_path, capsys, files, Source(folder=str(folder)), blob, into)
 
 
 TRIED_AGAIN: dict[str, tuple[str, list[Fault]]] = {
@@ -102,14 +80,11 @@ def test_what_the_client_tries_again_by_itself_succeeds(
     assert client.fetch()[-1] == VERIFIED
 
 
-GATED = (
-    "gated, private or not there. Accept its licence at {url}/test-org/one and set HF_TOKEN "
-    "(none is set) [{url}]"
-)
 REFUSED: dict[str, tuple[str, Fault, str]] = {
     "500": ("HEAD", Status(500), "500 Internal Server Error ["),
     "502 for the body": ("GET", Status(502), "502 Bad Gateway ["),
-    "gated": ("HEAD", Status(401, {"X-Error-Code": "GatedRepo"}), "401 Unauthorized: " + GATED),
+    "gated": ("HEAD", Status(401, {"X-Error-Code": "GatedRepo"}), "401 Unauthorized: gated, private"
+              " or not there. Accept its licence at {url}/test-org/one and set HF_TOKEN (none is"),
     "no such file": ("HEAD", Status(404, {"X-Error-Code": "EntryNotFound"}),
                      f"404 Not Found: one.bin in model test-org/one at revision {COMMIT} ("),
     "a log-in page": ("HEAD", Portal(), "FileMetadataError: "),
@@ -122,12 +97,11 @@ def test_what_stays_wrong_ends_with_one_reason_and_leaves_nothing(
     client: Client, method: str, fault: Fault, reason: str
 ) -> None:
     """Where there is another source, that one is asked."""
-    client.hub.inject(method, "one.bin", forever(fault))
-    message = client.refused()
-    start = "no source has the files. Tried:\n  Hub test-org/one@01234567: "
-    assert message.startswith(start + reason.format(url=client.hub.url)), message
-    assert message.endswith("or run `make demo`, which needs no Hub.")
-    assert len(message.splitlines()) == 3
+    client.hub.inject(method, "one.bin", repeat(fault))
+    first, tried, last = client.refused().splitlines()
+    assert first == "no source has the files. Tried:"
+    assert tried.startswith(f"  {ONE}: {reason.format(url=client.hub.url)}"), tried
+    assert last.endswith("or run `make demo`, which needs no Hub.")
     assert client.fetch(client.local)[-1].startswith(f"source {client.local}: ")
     client.hub.inject(method, "one.bin", [])  # well again
     assert client.fetch()[-1] == VERIFIED
@@ -135,10 +109,8 @@ def test_what_stays_wrong_ends_with_one_reason_and_leaves_nothing(
 
 def test_a_silent_hub_is_asked_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client by itself would ask for minutes before the next source had its turn."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.5)
-    client.hub.inject("HEAD", "one.bin", forever(Stall()))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT", 0.5)
+    client.hub.inject("HEAD", "one.bin", repeat(Fault("stall")))
     lines = client.fetch(client.local)
     assert lines[0] == f"asking {client.hub.url}, for at most 0.5 s if it is silent"
     assert client.hub.asked == ["HEAD"] and "ReadTimeout" in lines[1]
@@ -180,9 +152,8 @@ def test_a_link_out_of_the_cache_costs_no_file_of_a_person(client: Client, part:
     client.fetch()
     mine = client.folder / "mine.bin"
     mine.write_bytes(b"my own work")
-    place = client.blob
-    if part == "pointer":
-        place = client.blob.parent.parent / "snapshots" / COMMIT / "one.bin"
+    pointer = client.blob.parent.parent / "snapshots" / COMMIT / "one.bin"
+    place = client.blob if part == "blob" else pointer
     place.unlink()
     place.symlink_to(mine)
     client.fetch()
@@ -217,7 +188,7 @@ def test_no_secret_is_printed(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     face(monkeypatch, client.hub.url.replace("://", "://me:sesame@"))
-    client.hub.inject("HEAD", "one.bin", forever(fault))
+    client.hub.inject("HEAD", "one.bin", repeat(fault))
     message = client.refused()
     printed = client.capsys.readouterr()
     for text in (message, printed.out, printed.err):

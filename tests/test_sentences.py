@@ -52,24 +52,18 @@ def test_numbers_are_written_as_float32_has_them() -> None:
 
 HEADER = b"sentence\tlabel\n"
 EXPECTED = r", expected 'sentence\tlabel'."
-EMPTY = ", line 2: the sentence is empty. Remove the line or complete it."
 BAD: list[tuple[bytes, int | None, str]] = [
-    (b"sentence\nfine\n", 2, ", line 1: header b'sentence'" + EXPECTED),
     (b"", 2, ", line 1: header b''" + EXPECTED),
-    (HEADER + b"fine\t1\n", None,
-     r", line 1: header b'sentence\tlabel', expected 'index\tsentence'."),
+    (HEADER, None, r", line 1: header b'sentence\tlabel', expected 'index\tsentence'."),
     (b"sentence\tlabel\r\nfine\t1\r\n", 2,
      r", line 1: header b'sentence\tlabel\r'" + EXPECTED + " Save it with Unix line ends (LF)."),
     (HEADER + b"fine\t1\nfiner\t2\n", 2, ", line 3: label '2', expected one of 0, 1."),
-    (HEADER + "fine\t١\n".encode(), 2, ", line 2: label '١', expected one of 0, 1."),
-    (HEADER + b"fine\tPOSITIVE\n", 3, ", line 2: label 'POSITIVE', expected one of 0, 1, 2."),
-    (HEADER + b"\t1\n", 2, EMPTY),
-    (b"index\tsentence\n0\t\n", None, EMPTY),
+    (HEADER + "fine\t١\n".encode(), 3, ", line 2: label '١', expected one of 0, 1, 2."),
+    (HEADER + b"\t1\n", 2, ", line 2: the sentence is empty. Remove the line or complete it."),
     (HEADER + b"fine\t1\ncaf\xe9 noir\t0\n", 2,
      ", line 3: not UTF-8 at byte 4 (invalid continuation byte). Save as UTF-8."),
     (HEADER + b"a tab\tin the sentence\t1\n", 2,
      ", line 2: expected 2 columns separated by a tab, found 3."),
-    (HEADER + b"fine\t1\n\n", 2, ", line 3: expected 2 columns separated by a tab, found 1."),
     (HEADER, 2, ": no sentence after the header."),
 ]  # fmt: skip
 
@@ -93,12 +87,11 @@ def test_a_label_that_is_no_number_of_the_scale_is_refused(tmp_path: Path, label
         read_tsv(path, (0.0, 5.0))
 
 
-def test_a_pair_without_texts_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "data.tsv"
-    for row in ("alone\t1", "\t \t1"):
-        path.write_text(f"premise\thypothesis\tlabel\n{row}\n")
-        with pytest.raises(UserError, match="line 2: "):
-            read_tsv(path, 3, PAIR)
+@pytest.mark.parametrize("row", ["alone\t1", "\t \t1"])
+def test_a_pair_without_texts_is_refused(tmp_path: Path, row: str) -> None:
+    (tmp_path / "data.tsv").write_text(f"premise\thypothesis\tlabel\n{row}\n")
+    with pytest.raises(UserError, match="line 2: "):
+        read_tsv(tmp_path / "data.tsv", 3, PAIR)
 
 
 def test_a_missing_file_says_what_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,25 +12,20 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from benchmarks import verdicts
 from conftest import ROOT
-from reproduce.verdict.statistics import (
-    Difference,
-    bootstrap,
-    decide,
-    difference_over_seeds,
-    score,
-    wilson,
-)
+from reproduce.verdict import statistics
 
 # Student (1908), R's data set `sleep`: more hours of sleep by drug 1 and 2, the same ten patients.
 DRUG_1 = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
 DRUG_2 = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
 SCORES = [90.6, 91.86, 91.06, 91.4, 91.28]
+RATES = json.loads((ROOT / verdicts.RESULT).read_text())["rules"]
 
 
-def over_seeds(*samples: list[float], published: float, seeds: int | None) -> Difference:
+def over_seeds(*samples: list[float], published: float, seeds: int | None) -> statistics.Difference:
     means = [np.mean(sample) for sample in samples]
     deviations = [np.std(sample, ddof=1) for sample in samples]
-    return difference_over_seeds(means, deviations, [len(s) for s in samples], published, seeds)
+    counts = [len(sample) for sample in samples]
+    return statistics.difference_over_seeds(means, deviations, counts, published, seeds)
 
 
 # --- over seeds ----------------------------------------------------------------------------------
@@ -63,9 +58,9 @@ def test_a_ratio_has_welch_s_degrees_of_freedom() -> None:
     assert found.interval(0.95) == pytest.approx(expected, abs=2e-3)
 
 
-def difference(low: float, high: float) -> Difference:
+def difference(low: float, high: float) -> statistics.Difference:
     """A difference with this 90 % interval and so many degrees of freedom that t is normal."""
-    return Difference((low + high) / 2, (high - low) / 2 / stats.norm.ppf(0.95), 1e9)
+    return statistics.Difference((low + high) / 2, (high - low) / 2 / stats.norm.ppf(0.95), 1e9)
 
 
 @pytest.mark.parametrize(
@@ -83,31 +78,27 @@ def test_an_interval_and_a_margin_of_1_make_a_verdict(
     low: float, high: float, two_sided: str, one_sided: str
 ) -> None:
     found = difference(low, high)
-    assert str(decide("difference", found, 1, 0.95)) == two_sided
-    assert str(decide("at least", found, 1, 0.95)) == one_sided
+    assert str(statistics.decide("difference", found, 1, 0.95)) == two_sided
+    assert str(statistics.decide("at least", found, 1, 0.95)) == one_sided
 
 
 @pytest.mark.parametrize("rule", verdicts.SIMULATED)
 def test_the_committed_error_rates_are_those_of_the_rules(rule: str) -> None:
     """A fifth of the studies: a share's standard error is then at most 1.1 points."""
-    committed = json.loads((ROOT / verdicts.RESULT).read_text())["rules"][rule]
     again = verdicts.table(verdicts.SIMULATED[rule], verdicts.STUDIES // 5)
-    for row, other in zip(committed, again, strict=True):
+    for row, other in zip(RATES[rule], again, strict=True):
         for verdict in verdicts.VERDICTS:
             assert other[verdict] == pytest.approx(row[verdict], abs=5), (row, other)
 
 
 def test_at_the_margin_reproduced_is_wrong_in_five_of_a_hundred() -> None:
-    rules = json.loads((ROOT / verdicts.RESULT).read_text())["rules"]
-    at_margin = [r for rule in verdicts.SIMULATED for r in rules[rule] if r["difference"] == 1]
+    at_margin = [r for rule in verdicts.SIMULATED for r in RATES[rule] if r["difference"] == 1]
     assert len(at_margin) == 16
     assert max(row["reproduced"] for row in at_margin) <= 5.5
-    assert (ROOT / verdicts.PAGE).read_text(encoding="utf-8") == verdicts.page(rules)
 
 
 def test_the_interval_over_seeds_and_sentences_covers_the_truth() -> None:
-    rows = json.loads((ROOT / verdicts.RESULT).read_text())["rules"]["paired"]
-    assert min(row["covered"] for row in rows) > 92  # nominal 95, of 300 studies
+    assert min(row["covered"] for row in RATES["paired"]) > 92  # nominal 95, of 300 studies
 
 
 # --- proportions ---------------------------------------------------------------------------------
@@ -119,7 +110,7 @@ def test_the_interval_over_seeds_and_sentences_covers_the_truth() -> None:
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611)],
 )
 def test_wilson_s_interval_is_newcombe_s(correct: int, n: int, low: float, high: float) -> None:
-    assert [round(bound, 4) for bound in wilson(correct, n, 0.95)] == [low, high]
+    assert [round(bound, 4) for bound in statistics.wilson(correct, n, 0.95)] == [low, high]
 
 
 # --- scores --------------------------------------------------------------------------------------
@@ -138,7 +129,7 @@ def test_scores_equal_scikit_learn_s_row_by_row(metric: str) -> None:
     labels, predicted = rng.integers(0, 2, (2, 4, 3, 30)).astype(float)
     predicted[0, 0], labels[0, 1] = 0, 1  # a class is never predicted, or does not occur
     labels[1, 0] = predicted[1, 0] = 0
-    found = score(metric, labels, predicted)
+    found = statistics.score(metric, labels, predicted)
     assert found.shape == (4, 3)
     for i, j in itertools.product(range(4), range(3)):
         expected = REFERENCE[metric](labels[i, j], predicted[i, j])
@@ -148,9 +139,10 @@ def test_scores_equal_scikit_learn_s_row_by_row(metric: str) -> None:
 def test_pearson_s_correlation_is_scipy_s_and_0_where_there_is_none() -> None:
     rng = np.random.default_rng(2)
     labels, predicted = rng.normal(3, 1, (2, 5, 40))
-    for found, x, y in zip(score("pearson", labels, predicted), labels, predicted, strict=True):
-        assert found == pytest.approx(stats.pearsonr(x, y).statistic, abs=1e-12)
-    assert score("pearson", np.array([1.0, 2.0]), np.array([3.0, 3.0])) == 0
+    expected = [stats.pearsonr(x, y).statistic for x, y in zip(labels, predicted, strict=True)]
+    found = statistics.score("pearson", labels, predicted)
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert statistics.score("pearson", np.array([1.0, 2.0]), np.array([3.0, 3.0])) == 0
 
 
 # --- bootstrap -----------------------------------------------------------------------------------
@@ -171,18 +163,18 @@ def test_the_paired_bootstrap_is_the_exact_one() -> None:
     """Four sentences, two seeds each: all 4,096 resamples are enumerated."""
     first, second = np.array([[1, 0, 1, 1], [1, 1, 0, 1]]), np.ones((2, 4), int)
     exact = np.quantile(exact_ratios(first, second), [0.1, 0.9])
-    found = bootstrap("accuracy", np.ones(4), [first, second], 0.8, 20_000, 0)
+    found = statistics.bootstrap("accuracy", np.ones(4), [first, second], 0.8, 20_000, 0)
     assert found == pytest.approx(tuple(exact), abs=1e-9)
 
 
 def test_models_that_are_wrong_together_lose_nothing() -> None:
     """Paired: where both have the same sentences right, every resample has the ratio 1."""
     same = np.array([[1.0] * 60 + [0.0] * 40])
-    assert bootstrap("accuracy", np.ones(100), [same, same], 0.95, 999, 0) == (1.0, 1.0)
+    assert statistics.bootstrap("accuracy", np.ones(100), [same, same], 0.95, 999, 0) == (1.0, 1.0)
 
 
 def test_what_may_be_nothing_has_no_interval() -> None:
     """A ratio of two of four right: one resample in sixteen has none. And a single sentence."""
     half = np.array([[1.0, 1.0, 0.0, 0.0]])
-    assert bootstrap("accuracy", np.ones(4), [half, half], 0.95, 999, 0) is None
-    assert bootstrap("accuracy", np.ones(1), [np.ones((2, 1))], 0.95, 999, 0) is None
+    assert statistics.bootstrap("accuracy", np.ones(4), [half, half], 0.95, 999, 0) is None
+    assert statistics.bootstrap("accuracy", np.ones(1), [np.ones((2, 1))], 0.95, 999, 0) is None

@@ -3,22 +3,20 @@
 Run as: python -m tools.clean_checkpoints [--yes]        (make clean-checkpoints)
 """
 
-import argparse
 import contextlib
 import os
 import shutil
 import sys
 from pathlib import Path
 
-from reproduce.command import run_command
+from reproduce.command import command_line, run_command
 from reproduce.files import UserError
 from reproduce.training.checkpoints import exclusive, root, steps
 
 
 def main() -> None:
     """List the runs; delete those that are free, if the answer is yes."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser = command_line(__doc__)
     parser.add_argument("--yes", action="store_true", help="do not ask")
     arguments = parser.parse_args()
     free: dict[Path, int] = {}

@@ -5,7 +5,6 @@ Run as: python -m tools.experiments demo -S dataset=pocket ...      (make demo)
         python -m tools.experiments clean [--yes]                   (make clean-experiments)
 """
 
-import argparse
 import contextlib
 import csv
 import io
@@ -15,10 +14,9 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections import Counter
 from pathlib import Path
 
-from reproduce.command import run_command
+from reproduce.command import command_line, run_command
 from reproduce.files import UserError, read_json
 from reproduce.params import PARAMS, read_yaml
 from tools.clean_checkpoints import agreed, size_of
@@ -67,12 +65,10 @@ def demo(settings: list[str]) -> None:
     git("update-ref", "-d", f"{folder}/demo-new")
     commit = git("rev-parse", f"{folder}/demo")  # in full: a branch may have the same name
     shutil.rmtree(DEMO / "report", ignore_errors=True)
-    paths = ("report", "metrics/results.md", "predictions/minilm-1.csv")
+    paths = ("report", "metrics/results.md", "metrics/claims.json")
     archive = subprocess.check_output(["git", "archive", "--format=zip", commit, *paths])
     zipfile.ZipFile(io.BytesIO(archive)).extractall(DEMO)
-    with (DEMO / paths[2]).open(newline="", encoding="utf-8") as file:
-        labels = Counter(row["label"] for row in csv.DictReader(file))
-    chance = 100 * max(labels.values()) / labels.total()
+    chance = read_json(DEMO / paths[2], "Run `make demo` again.")["majority_class"]["accuracy"]
     pages = ", ".join(sorted(str(path) for path in DEMO.glob("report/*.html")))
     print(
         f"\n{(DEMO / paths[1]).read_text(encoding='utf-8')}\n"
@@ -136,9 +132,8 @@ def clean(yes: bool) -> None:
     copies = [path for path in found if (path / ".dvc").is_dir() and not path.is_symlink()]
     left = [copy for copy in copies if not any(cwd.is_relative_to(copy.resolve()) for cwd in here)]
     for copy in copies:
-        print(
-            f"{copy}: {size_of(copy) / 1e6:,.1f} MB{'' if copy in left else ', in use, left alone'}"
-        )
+        state = "" if copy in left else ", in use, left alone"
+        print(f"{copy}: {size_of(copy) / 1e6:,.1f} MB{state}")
     if not left:
         print("no killed experiment has left anything")
         return
@@ -157,8 +152,7 @@ def clean(yes: bool) -> None:
 
 def main() -> None:
     """Do one of the three."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser = command_line(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("demo").add_argument("-S", action="append", default=[], metavar="SETTING")
     commands.add_parser("table").add_argument("--keep", default="", metavar="REGEX")

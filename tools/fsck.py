@@ -6,7 +6,6 @@ DVC reads no object of its cache a second time: a damaged one is checked out and
 And `dvc gc` takes from the run cache what runs are restored from: here it is put back.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -18,12 +17,14 @@ from typing import Any
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
+from dvc_data.hashfile.build import build
 from dvc_data.hashfile.hash import file_md5
+from dvc_data.hashfile.transfer import transfer
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from tqdm import tqdm
 
-from reproduce.command import explain, run_command
+from reproduce.command import command_line, explain, run_command
 from reproduce.files import UserError
 
 OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")  # else it is what a transfer is still writing
@@ -42,7 +43,7 @@ def open_repo() -> Iterator[Repo]:
     except Exception as error:
         ours = (TypeError, AttributeError, LookupError, AssertionError)  # a fault of this code
         fault = isinstance(error, ours) and not isinstance(error, DvcException)
-        if isinstance(error, UserError) or fault or explain(error):
+        if fault or explain(error):
             raise
         says = str(error).removeprefix("config file error: ")
         if isinstance(error, ImportError):
@@ -153,9 +154,6 @@ def restore_run_cache(repo: Repo) -> None:
 
     gc does not know that runs are restored from the cache's copies of files kept in git.
     """
-    from dvc_data.hashfile.build import build
-    from dvc_data.hashfile.transfer import transfer
-
     cache = repo.cache.local
     lost = {name: p for name, p in run_cache_outputs(repo).items() if not cache.exists(name)}
     for out in repo.index.outs:
@@ -170,8 +168,7 @@ def restore_run_cache(repo: Repo) -> None:
 
 def main() -> None:
     """Check; exit code 1 when something is damaged."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser = command_line(__doc__)
     parser.add_argument("--remote", action="store_true", help="the remote (reads all of it)")
     parser.add_argument("--delete", action="store_true", help="delete what is damaged")
     arguments = parser.parse_args()

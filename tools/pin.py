@@ -10,7 +10,6 @@ strictly as the pipeline reads it. Lines are added, none is changed: what is pin
 compared.
 """
 
-import argparse
 import contextlib
 import io
 import shutil
@@ -18,9 +17,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from reproduce.command import run_command
+from reproduce.command import command_line, run_command
 from reproduce.files import UserError, sha256, write_text
-from reproduce.inputs.canonical import canonical_tsv
+from reproduce.inputs.canonical import read_split
 from reproduce.inputs.catalog import (
     CATALOG,
     TOKENIZER_FILES,
@@ -34,13 +33,12 @@ from reproduce.inputs.hub import Kind, Unavailable, download
 from reproduce.params import validate
 
 Entry = dict[str, Any]  # as catalog.yaml writes it
+UNKNOWN = {"bytes": 0, "sha256": "0" * 64}  # stands for a pin until it is known
 
 
 def main() -> None:
     """Pin the entry that the command line names."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("--dataset", help="a name from catalog.yaml")
     group.add_argument("--model", help="a name from catalog.yaml")
@@ -69,29 +67,24 @@ def main() -> None:
 
 def dataset_facts(entry: Entry, place: str) -> dict[str, Entry]:
     """Bytes, sha256 and rows of each split; `UserError` if a file is not what the entry says."""
-    unknown = {"bytes": 0, "sha256": "0" * 64}
-    assumed = {key: unknown | part for key, part in entry.items() if isinstance(part, dict)}
+    assumed = {key: UNKNOWN | part for key, part in entry.items() if isinstance(part, dict)}
     dataset = validate(Dataset, entry | assumed, place)
     facts = {}
     with tempfile.TemporaryDirectory() as scratch:
         for name, split in dataset.splits().items():
             path = locate("dataset", dataset.sources[0], split.file)
             copy = Path(shutil.copyfile(path, Path(scratch, f"{name}{Path(split.file).suffix}")))
-            rows = canonical_tsv(copy, split, dataset, hidden=name.startswith("test"))[1]
-            facts[name] = {**pin_of(path), "rows": rows}
+            texts, _ = read_split(copy, split, dataset, hidden=name.startswith("test"))
+            facts[name] = {**pin_of(path), "rows": len(texts)}
     return facts
 
 
 def model_facts(entry: Entry, place: str) -> dict[str, Entry]:
     """The pins of the tokenizer's files and of the weights; the entry may be its sources alone."""
-    sources = entry.get("sources")
-    if not sources or not isinstance(sources, list):
-        raise UserError(f"{place} has no sources. Write them first: `sources:` and one source.")
-    if {"tokenizer", "weights"} & set(entry):
-        validate(Model, entry, place)
-    source = validate(Source, sources[0], f"{place}.sources.0")
-    parts = {"tokenizer": entry.get("tokenizer", TOKENIZER_FILES), "weights": [WEIGHTS]}
-    return {p: {f: pin_of(locate("model", source, f)) for f in parts[p]} for p in parts}
+    assumed = {"tokenizer": dict.fromkeys(TOKENIZER_FILES, UNKNOWN), "weights": {WEIGHTS: UNKNOWN}}
+    model = validate(Model, assumed | entry, place)
+    parts = {"tokenizer": model.tokenizer, "weights": model.weights}
+    return {p: {f: pin_of(locate("model", model.sources[0], f)) for f in parts[p]} for p in parts}
 
 
 def pin_of(path: Path) -> Entry:

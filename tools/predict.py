@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.command import go_offline, run_command
+from reproduce.command import command_line, go_offline, run_command
 from reproduce.files import UserError
 from reproduce.inputs.tokenizer import count_positions, load_tokenizer, read_config, refuse_unfit
 from reproduce.models.load import load_finetuned
@@ -55,10 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; argparse's own message and exit code 2 for what it cannot mean."""
-    parser = argparse.ArgumentParser(
-        "python -m tools.predict", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = command_line(__doc__)
     add = parser.add_argument
     add("sentences", nargs="*", metavar="SENTENCE", help="sentences, each an argument")
     add("--file", type=Path, help="a file with a sentence a line; -: standard input")

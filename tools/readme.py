@@ -7,17 +7,13 @@ import json
 import statistics
 from pathlib import Path
 
+from reproduce.files import markdown_table
 from reproduce.verdict.published import in_language
-from reproduce.verdict.tables import markdown_table
 
 DEMO = {
     "en": "On two CPU cores: {seconds} s, accuracy {scores}; half of the sentences are positive.",
     "pt": "Em dois núcleos de CPU: {seconds} s, acurácia de {scores}; metade das frases é "
     "positiva.",
-}
-NONE = {
-    "en": "No training has been run with this code yet.",
-    "pt": "Nenhum treinamento foi executado com este código ainda.",
 }
 HEADS = {
     "en": ("model", "device", "precision", "runs", "minutes a run", "memory, GB"),
@@ -45,8 +41,6 @@ def trainings(language: str) -> str:
         group = (path.stem.rsplit("-", 1)[0], run["gpu"] or run["cpu"], run["precision"])
         memory = run["peak_memory_mb"] * 2**20 / 1e9
         groups.setdefault(group, []).append((run["seconds"] / 60, memory))
-    if not groups:
-        return NONE[language]
     rows: list[tuple[str, ...]] = [HEADS[language]]
     for group, runs in groups.items():
         medians = (round(statistics.median(column), 1) for column in zip(*runs, strict=True))

@@ -7,14 +7,13 @@ Run as: python -m tools.remotes set URL     (make remote URL=...)
 be restored from the run cache, and pushes nothing again that has vanished from the remote.
 """
 
-import argparse
 import os
 import re
 from pathlib import Path
 
 from dvc.fs import get_cloud_fs
 
-from reproduce.command import run_command
+from reproduce.command import command_line, run_command
 from reproduce.files import UserError
 from reproduce.inputs.hub import redact
 from tools.dvc_utf8 import run_dvc, write_utf8
@@ -80,8 +79,7 @@ def push() -> None:
 
 def main() -> None:
     """Parse the command line and do it."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser = command_line(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("set", help="make it this clone's remote").add_argument("url")
     commands.add_parser("push", help="dvc push --run-cache, and what it leaves out")

@@ -5,11 +5,10 @@ Run as: python -m tools.submission --model minilm        (make submission MODEL=
 It takes the first seed of params.yaml, as the registered models and the export do: nobody chooses.
 """
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reproduce.command import go_offline, run_command
+from reproduce.command import command_line, go_offline, run_command
 from reproduce.files import UserError, write_text
 from reproduce.inputs.catalog import read_dataset
 from reproduce.inputs.sentences import read_raw_data
@@ -46,8 +45,7 @@ def submission_tsv(
 
 def main() -> None:
     """Write submission/TASK.tsv, of MNLI two files."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser = command_line(__doc__)
     parser.add_argument("--model", required=True, help="a name from params.yaml")
     model = parser.parse_args().model
     experiment = read_experiment()

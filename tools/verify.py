@@ -7,7 +7,6 @@ workspace, the cache and checkpoints stay as they are: a training starts from it
 and the machine (environment/, metrics/speed.json) are measurements and are not compared.
 """
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -20,7 +19,7 @@ from typing import Any
 from dvc_data.hashfile.build import build
 from dvc_data.hashfile.hash import file_md5
 
-from reproduce.command import run_command
+from reproduce.command import command_line, run_command
 from reproduce.files import UserError, read_json
 from tools.experiments import git
 from tools.fsck import open_repo
@@ -30,8 +29,7 @@ MEASURED = ("environment/", "metrics/speed.json")
 
 def main() -> None:
     """Verify the stage that is named."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser = command_line(__doc__)
     parser.add_argument("stage", help="as `dvc stage list` prints it")
     name = parser.parse_args().stage
     with open_repo() as repo, tempfile.TemporaryDirectory(prefix="verify-") as folder:

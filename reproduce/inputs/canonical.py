@@ -3,10 +3,12 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from reproduce.files import UserError
-from reproduce.inputs.catalog import Dataset, Split
+from reproduce.inputs.catalog import Dataset, Split, read_dataset
+from reproduce.inputs.fetch import fetch
 from reproduce.inputs.sentences import read_tsv, to_tsv
 from reproduce.inputs.tokenized import class_names
 from reproduce.params import Selection
@@ -14,14 +16,20 @@ from reproduce.params import Selection
 Labelled = tuple[list[str], list[float]]
 
 
-def canonical_tsv(path: Path, split: Split, dataset: Dataset, hidden: bool) -> tuple[bytes, int]:
-    """Bring a downloaded split (.parquet or .tsv) into GLUE's TSV form.
+def download_split(name: str, part: str) -> Labelled:
+    """Sentences and labels of one split of a dataset, straight from its source."""
+    dataset = read_dataset(name)
+    split = dataset.splits()[part]
+    with TemporaryDirectory() as scratch:
+        fetch("dataset", dataset.sources, {split.file: split}, Path(scratch))
+        return read_split(Path(scratch) / split.file, split, dataset, hidden=False)
+
+
+def read_split(path: Path, split: Split, dataset: Dataset, hidden: bool) -> Labelled:
+    """Sentences and labels of a downloaded split (.parquet or .tsv), fit for GLUE's TSV form.
 
     That form has no place for a tab or a line break in a sentence: each becomes a space, which is
     what the tokenizer takes it for. Labels of a hidden split are not read (MRPC's are there).
-
-    Returns:
-        the bytes of the file and the number of sentences (or pairs) in it.
 
     Raises:
         UserError: a malformed TSV (file and line), a Parquet file with other columns, types or
@@ -47,7 +55,7 @@ def canonical_tsv(path: Path, split: Split, dataset: Dataset, hidden: bool) -> t
             f"{split.file}: canonical TSV has md5 {md5}, expected {split.tsv_md5} as published "
             "(catalog.yaml, tsv_md5)."
         )
-    return data, len(texts)
+    return texts, labels
 
 
 def _read_parquet(path: Path, file: str, dataset: Dataset, hidden: bool) -> bytes:

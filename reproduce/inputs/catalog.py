@@ -151,7 +151,7 @@ class Dataset(Task):
 
     def pins(self) -> dict[str, Pin]:
         """By file, what it must be."""
-        return {s.file: Pin(bytes=s.bytes, sha256=s.sha256) for s in self.splits().values()}
+        return {split.file: split for split in self.splits().values()}
 
 
 # Of a model with a fast tokenizer, these suffice: its architecture, its tokenizer, its weights.

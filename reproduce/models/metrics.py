@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, np.dtype[Any]]
+else:
+    Array = Any  # numpy itself is imported where it is used
 
 
 def measure(
-    logits: "Array", labels: "Array", label_names: Sequence[str], metrics: Sequence[str]
+    logits: Array, labels: Array, label_names: Sequence[str], metrics: Sequence[str]
 ) -> dict[str, Any]:
     """All metrics of one run, rounded to 6 decimals.
 
@@ -51,7 +53,7 @@ def measure(
 
 
 def compute_metrics(
-    names: Sequence[str], truth: "Array", guess: "Array", classes: int
+    names: Sequence[str], truth: Array, guess: Array, classes: int
 ) -> dict[str, float | None]:
     """The named metrics by the `evaluate` library, rounded to 6 decimals.
 

@@ -6,14 +6,9 @@ have the shape (seeds, n): a row a run, all of one model on the same n sentences
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
+from reproduce.models.metrics import Array
 from reproduce.verdict.statistics import Interval, wilson
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, np.dtype[Any]]
 
 BINS = 15  # of the reliability diagram, as in its article, section 4
 LENGTHS = ((1, 10), (11, 20), (21, 30), (31, None))  # words; None: no upper end
@@ -27,7 +22,7 @@ KINDS = {
 }
 
 
-def share(correct: "Array", confidence: float) -> tuple[float, Interval]:
+def share(correct: Array, confidence: float) -> tuple[float, Interval]:
     """The mean accuracy over runs with Wilson's interval, in percent.
 
     The interval is that of one run: another seed answers the same sentences, it adds none.
@@ -38,7 +33,7 @@ def share(correct: "Array", confidence: float) -> tuple[float, Interval]:
 
 
 def calibration(
-    probability: "Array", correct: "Array", bins: int = BINS
+    probability: Array, correct: Array, bins: int = BINS
 ) -> tuple[list[tuple[int, float, float]], float]:
     """Reliability diagram and ECE (Guo et al. 2017, arXiv:1706.04599, section 2, equations 1 to 3).
 
@@ -58,7 +53,7 @@ def calibration(
     return filled, ece
 
 
-def by_length(texts: Sequence[str]) -> "list[tuple[int, int | None, Array]]":
+def by_length(texts: Sequence[str]) -> list[tuple[int, int | None, Array]]:
     """Groups by length in words: shortest, longest (None: no upper end), which sentences."""
     import numpy as np
 
@@ -73,7 +68,7 @@ def kinds(text: str) -> list[str]:
 
 
 def worst_errors(
-    labels: "Array", predicted: "Array", probability: "Array"
+    labels: Array, predicted: Array, probability: Array
 ) -> list[tuple[int, float, int]]:
     """The sentences that runs get wrong, those that most do first, then by the surest answers.
 

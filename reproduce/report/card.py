@@ -6,12 +6,11 @@ stages/evaluate.py calls `write_card`. A card holds no time, path or commit.
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.files import write_text
+from reproduce.files import markdown_table, write_text
 from reproduce.inputs.catalog import Dataset, Model, Source, Split, on_the_hub
 from reproduce.models.metrics import measure
 from reproduce.verdict.runs import Run
 from reproduce.verdict.statistics import wilson
-from reproduce.verdict.tables import markdown_table
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData

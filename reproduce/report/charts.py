@@ -19,15 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reproduce.models.metrics import Array
 from reproduce.report.wording import Wording
 from reproduce.verdict.statistics import Interval
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    Array = np.ndarray[Any, np.dtype[Any]]
 
 # Colours that no chart means, replaced by the page's variables of these names.
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
@@ -72,7 +70,7 @@ class Dots:
     published: float | None = None
 
 
-def curves(models: Mapping[str, "Array | None"], say: Wording) -> str:
+def curves(models: Mapping[str, Array | None], say: Wording) -> str:
     """Training loss by step: a model's median over seeds, and a band from lowest to highest.
 
     Args:
@@ -96,8 +94,11 @@ def curves(models: Mapping[str, "Array | None"], say: Wording) -> str:
     return _svg(figure, "curves")
 
 
-def dots(name: str, groups: Sequence[Dots], xlabel: str, say: Wording) -> str:
-    """Values with their intervals, one row each, under the headings of their groups."""
+def dots(name: str, groups: Sequence[Dots], xlabel: str, say: Wording, most: float = 100.5) -> str:
+    """Values with their intervals, one row each, under the headings of their groups.
+
+    The axis ends at `most` at the latest: by default little above 100 %.
+    """
     figure, axes = _canvas(WIDTH, 0.6 + 0.215 * sum(len(group.rows) + 1 for group in groups))
     across = axes.get_yaxis_transform()
     y = 0.0
@@ -130,7 +131,7 @@ def dots(name: str, groups: Sequence[Dots], xlabel: str, say: Wording) -> str:
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
     low, high = axes.get_xlim()
-    axes.set_xlim(low - 0.08 * (high - low), min(high, 100.5))
+    axes.set_xlim(low - 0.08 * (high - low), min(high, most))
     _ticks(axes, say, x=0 if high - low > 4 else 1)
     return _svg(figure, name)
 

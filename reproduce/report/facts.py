@@ -3,23 +3,19 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reproduce.files import UserError, read_json, sha256
 from reproduce.inputs.catalog import Dataset, on_the_hub, read_dataset, read_model
 from reproduce.inputs.sentences import read_tsv
+from reproduce.models.metrics import Array
 from reproduce.params import PARAMS, Finetune, read_yaml
 from reproduce.report.analysis import worst_errors
 from reproduce.training.recipe import read_recipe
 from reproduce.verdict.claims import judge
 from reproduce.verdict.evidence import Evidence, read_evidence
 from reproduce.verdict.runs import NotRun, Run
-from reproduce.verdict.statistics import Interval, wilson
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, np.dtype[Any]]
+from reproduce.verdict.statistics import Interval
 
 SENTENCES = Path("data/raw/validation.tsv")
 
@@ -34,26 +30,27 @@ class Model:
     median: float | None  # of the scores; None where there is none
     published: float | None  # on the same metric
     runs: list[Run]
+    intervals: dict[int, Interval | None]  # by seed, over sentences
     missing: list[NotRun]
     environments: dict[int, dict[str, Any]]  # by seed
-    curves: "dict[int, Array]"  # by seed, shape (points, 2): step, loss
+    curves: dict[int, Array]  # by seed, shape (points, 2): step, loss
     int8: dict[str, Any] | None  # the first seed's exported form: bytes, score ...
 
     @cached_property
-    def predicted(self) -> "Array":
+    def predicted(self) -> Array:
         """What each run answered, shape (seeds, n)."""
         import numpy as np
 
         return np.stack([run.validation.predicted for run in self.runs])
 
     @cached_property
-    def correct(self) -> "Array":
+    def correct(self) -> Array:
         """Which sentences each run gets right: bool, shape (seeds, n)."""
         found: Array = self.predicted == self.runs[0].validation.labels
         return found
 
     @cached_property
-    def probability(self) -> "Array":
+    def probability(self) -> Array:
         """The probability of each run's answer, 0 to 1, shape (seeds, n)."""
         import numpy as np
         from scipy.special import softmax
@@ -69,7 +66,7 @@ class Model:
         return [[sum(table[true][guess] for table in tables) for guess in names] for true in names]
 
     @property
-    def curve(self) -> "Array | None":
+    def curve(self) -> Array | None:
         """Shape (points, 1 + seeds): the steps that all curves have, and each loss; None: none."""
         import numpy as np
 
@@ -108,14 +105,6 @@ class Facts:
     def shown(self) -> Model:
         """The model whose errors are shown: the student if it ran."""
         return min(self.ran, key=lambda model: model.name != self.evidence.settings.student)
-
-    def interval(self, run: Run) -> Interval | None:
-        """The interval of an accuracy over sentences, in percent; None of other metrics."""
-        if run.metrics[0] != "accuracy":
-            return None
-        confidence = self.evidence.settings.confidence
-        low, high = wilson(run.measured["correct"], run.measured["n"], confidence)
-        return 100 * low, 100 * high
 
     @cached_property
     def errors(self) -> list[tuple[str, str, str, float, list[tuple[int, int]]]]:
@@ -173,6 +162,7 @@ def read_model_facts(name: str, params: dict[str, Any], evidence: Evidence) -> M
         evidence.median(name),
         row.score if row and row.metric == evidence.metric else None,
         list(runs.values()),
+        {seed: evidence.over_sentences([run]) for seed, run in runs.items()},
         [run for run in evidence.runs[name].values() if isinstance(run, NotRun)],
         environments,
         curves,
@@ -191,7 +181,7 @@ def read_optional(path: str, command: str) -> dict[str, Any] | None:
     return data
 
 
-def read_curve(run: str) -> "Array | None":
+def read_curve(run: str) -> Array | None:
     """The training loss that DVCLive wrote, shape (points, 2): step, loss; None if not there."""
     import pandas as pd
 

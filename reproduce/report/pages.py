@@ -1,5 +1,6 @@
 """The pages of one language: its charts, and what is put together from texts and facts."""
 
+import math
 import statistics
 from typing import Any
 
@@ -10,8 +11,7 @@ from reproduce.report.analysis import BINS, KINDS, by_length, calibration, kinds
 from reproduce.report.charts import Dot, Dots
 from reproduce.report.facts import Facts, Model
 from reproduce.report.wording import LANGUAGES, TEXTS, Wording
-from reproduce.verdict.runs import ABSENT, by_device, done
-from reproduce.verdict.tables import unit_of
+from reproduce.verdict.runs import by_device, done
 
 PAGES = ("report", "slides")
 VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not run")
@@ -77,7 +77,8 @@ def draw(facts: Facts, say: Wording) -> Figures:
             for name, rows in group_rows(facts, facts.texts, say).items():
                 add(name, charts.dots(name, rows, say.plain("accuracy_percent"), say))
         if facts.speed:
-            svg = charts.dots("speed", [speed_rows(facts, facts.speed)], say.plain("ms"), say)
+            rows = [speed_rows(facts, facts.speed)]
+            svg = charts.dots("speed", rows, say.plain("ms"), say, most=math.inf)
             add("speed", svg, n=len(facts.speed["models"]))
     return figures
 
@@ -99,7 +100,7 @@ def seed_rows(facts: Facts, model: Model, say: Wording) -> Dots:
     rows = []
     for index, seed in enumerate(sorted(facts.evidence.runs[model.name])):
         run = ran.get(seed)
-        known = (run.score, facts.interval(run), "not_defined") if run else (None, None)
+        known = (run.score, model.intervals[seed], "not_defined") if run else (None, None)
         rows.append(Dot(say.seeds([seed]), index, *known))
     return Dots(model.name, rows, model.median if len(ran) > 1 else None, model.published)
 
@@ -157,7 +158,6 @@ def compose(facts: Facts, say: Wording) -> dict[str, Any]:
     return {
         "task": task,
         "claims": claims,
-        "units": [unit_of(claim, evidence.metric) for claim in claims],
         "verdict_names": {name: evidence.published.say(name) for name in VERDICTS},
         "verdicts": say("verdict_summary", total=len(verdicts), **counts),
         "runs": say("runs_summary", models=", ".join(seeds)),
@@ -208,8 +208,10 @@ def setting(facts: Facts, task: str, say: Wording) -> list[str]:
     source, selection = on_the_hub(facts.dataset.sources), facts.params["selection"]
     name = source.hub if source else facts.evidence.dataset
     held_out, rows = selection["holdout"], facts.dataset.train.rows or 0
-    sizes = {"train": selection["train"] or rows - held_out}
-    sizes["n"] = held_out or facts.dataset.validation.rows or 0
+    n = facts.claims["sentences"]  # copies of a sentence are held out together
+    n = n if isinstance(n, int) else held_out or facts.dataset.validation.rows or 0
+    rest = rows - (n if held_out else 0)
+    sizes = {"n": n, "train": min(rest, selection["train"] or rest)}
     key = "held_out" if held_out else "validation"
     texts: list[str] = [say("question", task=task), say(key, dataset=name, **sizes)]
     if isinstance(most := facts.claims["majority_class"], dict):
@@ -256,7 +258,7 @@ def limits(facts: Facts, task: str, lacking: dict[str, str], say: Wording) -> li
     texts: list[str] = [say("limit_task", task=task), say("limit_seeds"), say("limit_same")]
     if missing:
         texts.append(say("limit_missing", n=len(missing), all=asked))
-    other = (run for run in missing if run.why != ABSENT)
+    other = (run for run in missing if run.why != "absent")
     texts += (f"{run.name}: {say('not_run')} ({say(run.why)})" for run in other)
     for reason in dict.fromkeys(filter(None, lacking.values())):
         parts = ", ".join(f"“{say(part)}”" for part in lacking if lacking[part] == reason)

@@ -72,7 +72,8 @@ def _entry(claim: Claim, measured: Measured, evidence: Evidence) -> dict[str, An
     return {
         "statement": claim.statement.fill(published=measured.published, task=title),
         "models": list(claim.models),
-        "unit": claim.unit,
+        # A score has a unit if it is an accuracy.
+        "unit": "" if claim.measures == "score" and evidence.metric != "accuracy" else claim.unit,
         "source": claim.source,
         "published": measured.published,
         "measured": NOT_RUN if value is None else round(value, digits),

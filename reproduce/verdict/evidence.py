@@ -53,21 +53,20 @@ class Evidence:
             return None
         return _ratio([statistics.median(sample) for sample in samples])
 
-    def over_sentences(self, *models: str) -> Interval | None:
-        """Interval over sentences of `median`, which is there, times 100.
+    def over_sentences(self, *samples: Sequence[Run]) -> Interval | None:
+        """Interval over sentences, times 100, of runs' median score, or of two such's ratio.
 
         Of one accuracy: Wilson's, of the median run (an even number of runs: of their middle, to a
-        whole sentence). Of other metrics and of a ratio: bootstrap.
+        whole sentence). Of other metrics and of a ratio: bootstrap. None where there is no score.
         """
         import numpy as np
 
-        runs = [
-            [run for run in self.of_model(model).values() if run.score is not None]
-            for model in models
-        ]
+        runs = [[run for run in sample if run.score is not None] for sample in samples]
+        if not all(runs):
+            return None
         confidence, options = self.settings.confidence, self.settings.bootstrap
         interval: Interval | None
-        if self.metric == "accuracy" and len(models) == 1:
+        if self.metric == "accuracy" and len(runs) == 1:
             correct = round(statistics.median(run.measured["correct"] for run in runs[0]))
             interval = wilson(correct, runs[0][0].measured["n"], confidence)
         else:
@@ -82,7 +81,7 @@ def read_evidence() -> Evidence:
     """All that the verdicts rest on: the settings and what the stages before `compare` wrote."""
     params, settings = read_yaml(PARAMS), read_section("compare", Compare)
     speed = read_json(SPEED, "Run `dvc repro -f -s benchmark`.") if SPEED.exists() else None
-    if speed is not None and not isinstance(speed.get("models"), dict):
+    if SPEED.exists() and not (isinstance(speed, dict) and "models" in speed):
         raise UserError(f"{SPEED}: found no `models`. Run `dvc repro -f -s benchmark`.")
     dataset, split, runs = params["dataset"], split_of(params), read_runs(params)
     metric = read_dataset(dataset).metrics[0]
@@ -153,9 +152,10 @@ def of_runs(claim: Claim, evidence: Evidence) -> Measured | None:
         value = _ratio([of_model[seed] for of_model in scores]) if ran else None
         measured.by_repetition[str(seed)] = NOT_RUN if value is None else round(value, 2)
     measured.value = evidence.median(*models)
+    samples = [list(evidence.of_model(model).values()) for model in models]
     if measured.value is not None:
-        measured.over_sentences = evidence.over_sentences(*models)
-    runs = [run for model in models for run in evidence.of_model(model).values()]
+        measured.over_sentences = evidence.over_sentences(*samples)
+    runs = [run for sample in samples for run in sample]
     measured.files = [f"predictions/{run.name}.csv" for run in runs]
     if runs and evidence.metric == "accuracy":
         measured.step = 100 / len(runs[0].validation.labels)
@@ -212,15 +212,10 @@ def speed(claim: Claim, evidence: Evidence) -> Measured:
     return measured
 
 
-def nothing(claim: Claim, evidence: Evidence) -> Measured:
-    """A claim that no stage measures."""
-    return Measured(claim.published or 0.0)
-
-
 # By what a claim measures; None where it does not apply.
 MEASURES: dict[str, Callable[[Claim, Evidence], Measured | None]] = {
     "score": of_runs, "retention": of_runs, "parameters": parameters, "speed": speed,
-    "nothing": nothing,
+    "nothing": lambda claim, _: Measured(claim.published or 0.0),  # no stage measures it
 }  # fmt: skip
 
 

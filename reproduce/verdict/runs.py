@@ -14,24 +14,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from reproduce.files import UserError, read_json, write_json, write_text
 from reproduce.inputs.catalog import digests, read_dataset, read_model
-from reproduce.models.metrics import measure
+from reproduce.models.metrics import Array, measure
 from reproduce.training.recipe import recipe_digest, run_recipe
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, np.dtype[Any]]
 
 PREDICTIONS = Path("predictions")
 SPLITS = ("validation", "validation_mismatched")  # as data/tokenized and the column `split` say
-
-# Why a run counts as not run.
-ABSENT, OTHER_RECIPE, OTHER_DATA = "absent", "other recipe", "other data set"
-OTHER_SENTENCES, DAMAGED = "other sentences", "damaged"
 
 
 @dataclass(frozen=True)
@@ -42,11 +33,11 @@ class Part:
     there is one logit, the number.
     """
 
-    labels: "Array"
-    logits: "Array"
+    labels: Array
+    logits: Array
 
     @property
-    def predicted(self) -> "Array":
+    def predicted(self) -> Array:
         """The classes or numbers that the model answered, shape (n,)."""
         return self.logits.argmax(axis=1) if self.logits.shape[1] > 1 else self.logits[:, 0]
 
@@ -93,11 +84,11 @@ class NotRun:
     """A run that params.yaml names and that has no result of today's recipe."""
 
     name: str  # MODEL-SEED
-    why: str  # ABSENT, OTHER_RECIPE, ...
+    why: Literal["absent", "other recipe", "other data set", "other sentences", "damaged"]
     detail: str = ""
 
     def __str__(self) -> str:
-        return "not run" if self.why == ABSENT else f"not run ({self.why})"
+        return "not run" if self.why == "absent" else f"not run ({self.why})"
 
 
 Runs = dict[str, dict[int, Run | NotRun]]
@@ -130,22 +121,21 @@ def read_run(model: str, seed: int, recipe: str, dataset: str, split: str) -> Ru
     try:
         about = read_json(path.with_suffix(".json"), "")
         if (about["dataset"], about["split"]) != (dataset, split):
-            return NotRun(name, OTHER_DATA, f"{about['dataset']}, {about['split']}")
+            return NotRun(name, "other data set", f"{about['dataset']}, {about['split']}")
         if about["recipe"] != recipe:
-            return NotRun(name, OTHER_RECIPE, f"recipe {about['recipe']}, today's is {recipe}")
+            return NotRun(name, "other recipe", f"recipe {about['recipe']}, today's is {recipe}")
         if about["csv"] != _digest(content := path.read_bytes()):
-            return NotRun(name, DAMAGED, f"{path} is not the file that evaluate wrote")
+            return NotRun(name, "damaged", f"{path} is not the file that evaluate wrote")
         parts = _read_parts(content.decode(), len(about["labels"]))
         facts: list[Any] = [tuple(about[key]) for key in ("metrics", "labels")]
         facts += (about[key] for key in ("device", "precision", "evaluated_on", "sentences"))
-        run = Run(model, seed, recipe, dataset, split, *facts, *parts)
-        return run if len(run.validation.labels) == about["n"] else NotRun(name, DAMAGED, str(path))
+        return Run(model, seed, recipe, dataset, split, *facts, *parts)
     except FileNotFoundError as error:
         if error.filename == str(path):
-            return NotRun(name, DAMAGED, f"{path} is missing")
-        return NotRun(name, ABSENT)
+            return NotRun(name, "damaged", f"{path} is missing")
+        return NotRun(name, "absent")
     except (UserError, KeyError, TypeError, ValueError, IndexError) as error:
-        return NotRun(name, DAMAGED, f"{path.with_suffix('.json')} or .csv: {error}")
+        return NotRun(name, "damaged", f"{path.with_suffix('.json')} or .csv: {error}")
 
 
 def _read_parts(text: str, classes: int) -> list[Part]:
@@ -156,11 +146,9 @@ def _read_parts(text: str, classes: int) -> list[Part]:
     first = len(header) - classes  # column of logits
     by_split: dict[str, list[list[str]]] = {}
     for row in rows:
-        by_split.setdefault(row[3] if first == 4 else SPLITS[0], []).append(row)
+        by_split.setdefault(row[3] if first == 4 else "", []).append(row)
     parts = []
-    for chosen in (by_split[name] for name in SPLITS if name in by_split):
-        if [row[0] for row in chosen] != [str(index) for index in range(len(chosen))]:
-            raise ValueError("the index does not count the sentences")
+    for chosen in by_split.values():  # in the order of SPLITS, as they were written
         labels = np.array([float(row[1]) for row in chosen])
         if classes:
             logits = np.array([row[first:] for row in chosen], np.float32)
@@ -200,7 +188,7 @@ def read_runs(params: dict[str, Any]) -> Runs:
     for run, sentences in answered:
         if sentences != counts.most_common(1)[0][0]:
             detail = "its sentences are not those of the other runs"
-            runs[run.model][run.seed] = NotRun(run.name, OTHER_SENTENCES, detail)
+            runs[run.model][run.seed] = NotRun(run.name, "other sentences", detail)
     return runs
 
 

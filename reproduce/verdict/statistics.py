@@ -7,14 +7,11 @@ Sentences: these are a sample of all of their kind. An interval is a pair (low, 
 import math
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
+from reproduce.models.metrics import Array
 
-    Array = np.ndarray[Any, np.dtype[Any]]
-    Number = float | Array
-
+Number = float | Array
 Interval = tuple[float, float]
 
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE = "reproduced", "not reproduced", "inconclusive"
@@ -31,11 +28,11 @@ class Difference:
     Each is a number, or an array: one a study, when the rules are simulated.
     """
 
-    value: "Number"
-    error: "Number"
-    freedom: "Number"
+    value: Number
+    error: Number
+    freedom: Number
 
-    def interval(self, confidence: float) -> tuple["Array", "Array"]:
+    def interval(self, confidence: float) -> tuple[Array, Array]:
         """Student's t interval, (low, high)."""
         import numpy as np
         from scipy import stats
@@ -45,7 +42,7 @@ class Difference:
 
 
 def difference_over_seeds(
-    means: Any, deviations: Any, counts: Any, published: "Number", published_seeds: int | None
+    means: Any, deviations: Any, counts: Any, published: Number, published_seeds: int | None
 ) -> Difference:
     """What the seeds say about measured minus published.
 
@@ -79,7 +76,7 @@ def difference_over_seeds(
     return Difference(measured - published, np.sqrt(total), freedom)
 
 
-def decide(rule: str, difference: Difference, margin: float, confidence: float) -> "Array":
+def decide(rule: str, difference: Difference, margin: float, confidence: float) -> Array:
     """The verdicts of a rule, "difference" or "at least", within a margin.
 
     With confidence 0.95: reproduced if the 90 % interval lies within the margin (two one-sided
@@ -99,7 +96,7 @@ def decide(rule: str, difference: Difference, margin: float, confidence: float) 
 # --- over sentences ------------------------------------------------------------------------------
 
 
-def score(metric: str, labels: "Array", predicted: "Array") -> "Array":
+def score(metric: str, labels: Array, predicted: Array) -> Array:
     """A metric over the last axis, fast enough for a bootstrap.
 
     Args:
@@ -140,8 +137,8 @@ def wilson(correct: int, n: int, confidence: float) -> Interval:
 
 def bootstrap(
     metric: str,
-    labels: "Array",
-    models: "list[Array]",
+    labels: Array,
+    models: list[Array],
     confidence: float,
     resamples: int,
     seed: int,
@@ -161,7 +158,7 @@ def bootstrap(
     import numpy as np
     from scipy import stats
 
-    def medians(sentences: "Array", *seeds: "Array", axis: int = -1) -> "Array":
+    def medians(sentences: Array, *seeds: Array, axis: int = -1) -> Array:
         chosen = sentences.astype(int)
         truth, found = labels[chosen], []
         for index, predicted in enumerate(models):

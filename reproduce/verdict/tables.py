@@ -1,22 +1,16 @@
-"""Markdown tables, and the one results table of the README: metrics/results.md and its translation.
+"""The one results table of the README: metrics/results.md and its translation.
 
 Numbers are written as the language writes them (`in_language` of published.py).
 """
 
 import textwrap
-from collections.abc import Sequence
 from typing import Any
 
+from reproduce.files import markdown_table
 from reproduce.verdict.published import Published, in_language
 from reproduce.verdict.statistics import INCONCLUSIVE, NOT_RUN
 
 UNITS = {"%": {"en": " %", "pt": "%"}, "ratio": {"en": " ×", "pt": " ×"}}
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first row is its head. A bar in a cell is escaped."""
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 
 
 def results(claims: dict[str, Any], medians: str, published: Published, language: str) -> str:
@@ -42,7 +36,7 @@ def results(claims: dict[str, Any], medians: str, published: Published, language
             continue
         if verdict == INCONCLUSIVE:
             unclear += [f"{statement}: {remark[language]}" for remark in claim["remarks"][:1]]
-        unit = UNITS.get(unit_of(claim, claims["metric"]), {}).get(language, "")
+        unit = UNITS.get(claim["unit"], {}).get(language, "")
         numbers = [
             in_language(float(claim[key]), language) + unit for key in ("published", "measured")
         ]
@@ -60,11 +54,6 @@ def results(claims: dict[str, Any], medians: str, published: Published, language
     parts.append(say("line_rates"))
     wrapped = (p if p[0] == "|" else textwrap.fill(p, 108, break_on_hyphens=False) for p in parts)
     return "\n\n".join(wrapped) + "\n"
-
-
-def unit_of(claim: dict[str, Any], metric: str) -> str:
-    """A claim's unit, an entry of metrics/claims.json; a score has one if it is an accuracy."""
-    return "" if claim["rule"] == "difference" and metric != "accuracy" else str(claim["unit"])
 
 
 def difference_text(claim: dict[str, Any], language: str) -> str:
