@@ -1,23 +1,22 @@
 """Metrics against scikit-learn and scipy; the stage evaluate on a tiny model."""
 
+import contextlib
 import math
-import os
-import sys
-from collections.abc import Callable
-from pathlib import Path
+import shutil
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
+import torch
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, matthews_corrcoef
+from transformers import AutoModelForSequenceClassification
 
-from conftest import ROOT
-from reproduce.files import UserError
+from conftest import Here, Repository
 from reproduce.machine import cpu_name
 from reproduce.models.metrics import measure
 from reproduce.verdict.runs import Run, read_run
-from toy_results import write
 
 NAMES = ["NEGATIVE", "POSITIVE", "NEUTRAL"]
 Case = tuple[int, Any, Any]
@@ -100,137 +99,74 @@ def test_a_correlation_that_is_not_defined_is_none(labels: list[float]) -> None:
     assert (found["pearson"], found["spearman"], found["score"]) == (None, None, None)
 
 
-# --- the stage -----------------------------------------------------------------------------------
+# --- the stage ---
+
+RUN = ("evaluate", "--model", "tiny", "--seed", "1")
+MODEL = "models/finetuned/tiny-1"
+ENVIRONMENT = "environment/tiny-1.json"
 
 
-@pytest.fixture
-def project(tmp_path: Path, tiny_model: Path) -> Path:
-    """What finetune and tokenize leave, of a tiny model with a new head and eight sentences."""
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    from reproduce.inputs.tokenizer import tokenize_split
-
-    lines = (ROOT / "data/pocket/validation.tsv").read_text(encoding="utf-8").splitlines()[:9]
-    texts, labels = zip(*(line.split("\t") for line in lines[1:]), strict=True)
-    (tmp_path / "data/raw").mkdir(parents=True)
-    (tmp_path / "data/raw/validation.tsv").write_text("\n".join([*lines, ""]), encoding="utf-8")
-    (tmp_path / "params.yaml").write_text("evaluate: {batch_size: 3}\n")
-    tokenizer: Any = AutoTokenizer.from_pretrained(str(tiny_model))
-    (tmp_path / "data/tokenized/tiny").mkdir(parents=True)
-    split = tokenize_split(tokenizer, texts, list(map(int, labels)), NAMES[:2], 32)
-    split.to_parquet(str(tmp_path / "data/tokenized/tiny/validation.parquet"))
-    torch.manual_seed(1)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        str(tiny_model), id2label=dict(enumerate(NAMES[:2]))
-    )
-    folder = tmp_path / "models/finetuned/tiny-1"
-    model.save_pretrained(str(folder))
-    (folder / "loss.tsv").write_text("step\tloss\n1\t0.7\n")
-    facts = {"dataset": "toy", "splits": ["validation"], "validation": "validation",
-             "columns": ["sentence"], "labels": NAMES[:2], "scale": None,
-             "metrics": ["accuracy", "f1"]}  # fmt: skip
-    write(tmp_path / "data/dataset.json", facts)
-    file = {"file": "validation.tsv", "bytes": 1, "sha256": "0" * 64, "rows": 8}
-    entry = {"sources": [{"folder": "data/pocket"}], "columns": ["sentence"], "labels": NAMES[:2],
-             "metrics": ["accuracy", "f1"], "train": {**file, "file": "train.tsv"},
-             "validation": file}  # fmt: skip
-    write(tmp_path / "data/checked/dataset.json", entry)
-    pin = {"bytes": 1, "sha256": "0" * 64}
-    files = ("config.json", "tokenizer.json", "tokenizer_config.json")
-    entry = {"sources": [{"folder": "data/pocket"}], "tokenizer": dict.fromkeys(files, pin),
-             "weights": {"model.safetensors": pin}}  # fmt: skip
-    write(tmp_path / "data/checked/models/tiny.json", entry)
-    write(tmp_path / "environment/tiny-1.json", {
-        "recipe": "0123456789abcdef", "device": "cpu", "device_name": "A Processor",
-        "precision": "fp32", "precision_reason": "asked for", "cpu": "A Processor", "gpu": None,
-        "seconds": 61.5, "ms_per_step": 150.0, "peak_memory_mb": 900, "steps": 400, "threads": 2,
-        "python": "3.11.7", "packages": {"torch": "2.0", "transformers": "5.0"},
-        "not_deterministic": {}, "platform": "Linux x86_64", "driver": None, "cuda": None,
-        "run": {"model": "tiny", "seed": 1, "dataset": "toy", "max_length": 32, "pins": {},
-                "selection": {"holdout": 0, "train": 0}, "finetune": {"learning_rate": 1e-5}},
-    })  # fmt: skip
-    return tmp_path
-
-
-@pytest.fixture
-def evaluate(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """The stage's main in this process, without a home to write to."""
-    from stages.evaluate import main
-
-    monkeypatch.chdir(project)
-    monkeypatch.setattr(os, "environ", {**os.environ, "HOME": "/proc/none"})
-    monkeypatch.setattr(sys, "argv", ["evaluate", "--model", "tiny", "--seed", "1"])
-    return main
-
-
-def result() -> Run:
-    run = read_run("tiny", 1, "0123456789abcdef", "toy", "validation")
+def result(repository: Repository) -> Run:
+    with contextlib.chdir(repository.path):
+        run = read_run("tiny", 1, repository.json(ENVIRONMENT)["recipe"], "toy", "validation")
     assert isinstance(run, Run), run
     return run
 
 
-def test_the_predictions_are_those_of_the_saved_model(evaluate: Callable[[], None]) -> None:
+def test_the_predictions_are_those_of_the_saved_model(finished: Repository) -> None:
     """Each sentence alone and unpadded, by transformers and nothing of ours."""
-    import pyarrow.parquet
-    import torch
-    from transformers import AutoModelForSequenceClassification
-
-    evaluate()
-    model = AutoModelForSequenceClassification.from_pretrained("models/finetuned/tiny-1").eval()
-    table = pyarrow.parquet.read_table("data/tokenized/tiny/validation.parquet")
+    folder = finished.path / MODEL
+    model = AutoModelForSequenceClassification.from_pretrained(str(folder)).eval()
+    table = pyarrow.parquet.read_table(finished.path / "data/tokenized/tiny/validation.parquet")
     with torch.inference_mode():
         alone = [model(torch.tensor([ids])).logits for ids in table["input_ids"].to_pylist()]
-    run = result()
+    run = result(finished)
     np.testing.assert_allclose(run.validation.logits, torch.cat(alone).numpy(), atol=1e-6)
     assert run.validation.labels.tolist() == table["label"].to_pylist()
     assert (run.device, run.precision, run.labels) == ("cpu", "fp32", ("NEGATIVE", "POSITIVE"))
     assert run.evaluated_on == cpu_name()
-    assert Path("curves/tiny-1.tsv").read_text() == "step\tloss\n1\t0.7\n"
-    assert Path("models/finetuned/tiny-1/README.md").read_text(encoding="utf-8").startswith("---\n")
+    curve = (finished.path / "curves/tiny-1.tsv").read_bytes()
+    assert curve == (folder / "loss.tsv").read_bytes()
+    assert (folder / "README.md").read_text(encoding="utf-8").startswith("---\n")
 
 
-def test_evaluating_again_gives_the_same_bytes(evaluate: Callable[[], None]) -> None:
-    files = [Path(f"predictions/tiny-1.{ending}") for ending in ("csv", "json")]
-    evaluate()
+def test_evaluating_again_without_a_home_gives_the_same_bytes(here: Here) -> None:
+    files = [here.path / f"predictions/tiny-1.{ending}" for ending in ("csv", "json")]
     before = [file.read_bytes() for file in files]
-    evaluate()
+    shutil.rmtree(here.path / "predictions")
+    here.stage(*RUN, HOME="/proc/none")
     assert [file.read_bytes() for file in files] == before
 
 
 @pytest.mark.parametrize("text", ["a lone \r in the middle", "word " * 30_000])
-def test_whatever_a_sentence_holds_the_result_can_be_read(
-    evaluate: Callable[[], None], text: str
-) -> None:
-    raw = Path("data/raw/validation.tsv")
+def test_whatever_a_sentence_holds_the_result_can_be_read(here: Here, text: str) -> None:
+    raw = here.path / "data/raw/validation.tsv"
     head, first, *rest = raw.read_bytes().split(b"\n")
     raw.write_bytes(b"\n".join([head, text.encode() + b"\t" + first.split(b"\t")[1], *rest]))
-    evaluate()
-    assert result().measured["n"] == 8
+    here.stage(*RUN)
+    assert result(here).measured["n"] == 24
 
 
-def cut_a_sentence() -> None:
-    raw = Path("data/raw/validation.tsv")
-    raw.write_text("\n".join([*raw.read_text(encoding="utf-8").splitlines()[:-1], ""]))
+NO_RECIPE = f"{ENVIRONMENT} is missing, or does not name the run's recipe. Run `git"
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("file", "content", "message"),
     [
-        (lambda: Path("models/finetuned/tiny-1/model.safetensors").unlink(),
-         "models/finetuned/tiny-1 has no model.safetensors. Run `dvc repro finetune@tiny-1`"),
-        (lambda: Path("environment/tiny-1.json").unlink(),
-         "environment/tiny-1.json is missing, or does not name the run's recipe. Run `git"),
-        (lambda: Path("environment/tiny-1.json").write_text('{"device": "cpu"}'),
-         "environment/tiny-1.json is missing, or does not name the run's recipe. Run `git"),
-        (cut_a_sentence, "data/raw and data/tokenized hold other sentences. Run `dvc repro"),
+        (f"{MODEL}/model.safetensors", None,
+         f"{MODEL} has no model.safetensors. Run `dvc repro finetune@tiny-1`"),
+        (ENVIRONMENT, None, NO_RECIPE),
+        (ENVIRONMENT, '{"device": "cpu"}', NO_RECIPE),
+        ("data/raw/validation.tsv", "sentence\tlabel\ngood\t1\n",
+         "data/raw and data/tokenized hold other sentences. Run `dvc repro"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_found_and_nothing_is_written(
-    evaluate: Callable[[], None], change: Callable[[], None], message: str
+    here: Here, file: str, content: str | None, message: str
 ) -> None:
-    change()
-    with pytest.raises(UserError) as error:
-        evaluate()
-    assert str(error.value).startswith(message)
-    assert not Path("predictions").exists()
+    (here.path / file).unlink()
+    if content:
+        (here.path / file).write_text(content)
+    shutil.rmtree(here.path / "predictions")
+    assert here.refused(*RUN).startswith(message)
+    assert not (here.path / "predictions").exists()
