@@ -58,12 +58,11 @@ def pin(path: Path) -> dict[str, Any]:
 def load_yaml(path: Path) -> Any:
     yaml = YAML(typ="rt")
     yaml.preserve_quotes = True  # libyaml, which DVC reads with, wants more of them than ruamel
-    return yaml.load(path.read_text(encoding="utf-8"))
+    return yaml.load(path)
 
 
 def dump_yaml(path: Path, data: Any) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        YAML(typ="rt").dump(data, file)
+    YAML(typ="rt").dump(data, path)
 
 
 def pocket_lines(split: str, count: int) -> list[str]:
@@ -122,10 +121,7 @@ class Repository:
         return re.findall(r"Running stage '([^']+)'", self.run("dvc", "repro", *arguments).stdout)
 
     def refused(self, stage: str, *arguments: str, **env: str) -> str:
-        """Run a stage that must refuse its input; its message.
-
-        Exit code 1, one message, no traceback, nothing half-written.
-        """
+        """Run a stage that must refuse its input, leaving nothing half-written; its one message."""
         before = set(self.path.rglob("*.partial"))
         done = self.stage(stage, *arguments, ok=False, **env)
         assert done.returncode == 1, (done.returncode, done.stdout, done.stderr)
@@ -144,11 +140,7 @@ class Repository:
 
 
 class Here(Repository):
-    """Runs stages in this process, which has imported PyTorch and transformers already.
-
-    For what a stage says and writes. Where the process itself matters (a kill, a limit, a lock),
-    take `Repository`.
-    """
+    """Runs stages in this process. Where the process matters (a kill, a lock): `Repository`."""
 
     def stage(self, name: str, *arguments: str, ok: bool = True, **env: str) -> Done:
         done = run_here(self.path, {**self.env, **env}, f"stages.{name}", *arguments)
@@ -213,7 +205,7 @@ def warm(warm_server: str) -> Iterator[None]:
         yield
 
 
-def make_repository(path: Path, tiny_model: Path, commit: bool = True) -> Repository:
+def make_repository(path: Path, tiny_model: Path) -> Repository:
     """Copy the project's files (not its results) to `path`, with the tiny inputs, and commit."""
     listing = ["git", "ls-files", "-co", "--exclude-standard"]
     for name in subprocess.check_output(listing, cwd=ROOT, text=True).splitlines():
@@ -256,9 +248,8 @@ def make_repository(path: Path, tiny_model: Path, commit: bool = True) -> Reposi
     repository.edit("catalog.yaml", catalog)
     repository.edit("params.yaml", params)
     repository.run("git", "init", "-q")
-    if commit:
-        repository.run("git", "add", "-A")
-        repository.run("git", "commit", "-qm", "start")
+    repository.run("git", "add", "-A")
+    repository.run("git", "commit", "-qm", "start")
     return repository
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import pytest
@@ -29,8 +30,8 @@ PATIENCE = 900.0  # seconds; only a failing test waits so long
 RUN = ("--model", "tiny", "--seed", "1")
 FINETUNE = (sys.executable, "-m", "stages.finetune", *RUN)
 REPRO = ("dvc", "--wait-for-lock", "repro", "finetune@tiny-1")
-CLEAN = (sys.executable, "-m", "tools.clean_checkpoints")
 MODEL = "models/finetuned/tiny-1"
+WEIGHTS = "models/weights/tiny"
 
 # Imported first by every Python that a victim starts. HALT_AT is a pattern over Python's audit
 # events ("Audit events table" of its library reference), e.g. "os.rename */finished.partial *": the
@@ -125,6 +126,18 @@ def clear(repository: Repository) -> None:
     repository.edit("params.yaml", lambda p: p["machine"].update(checkpoint_every=0))
 
 
+def edit_weights(folder: Path, change: Callable[[Any], Any]) -> None:
+    """Give the model in `folder` the tensors that `change` makes of its own, by name."""
+    path = folder / "model.safetensors"
+    tensors = change(load_file(path))
+    path.unlink()  # DVC links it to its cache
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def rename(old: str, new: str) -> Callable[[Any], Any]:
+    return lambda tensors: {re.sub(old, new, name): tensor for name, tensor in tensors.items()}
+
+
 def run_folder(repository: Repository) -> Path:
     [folder] = [path for path in (repository.path / "checkpoints").iterdir() if path.is_dir()]
     return folder
@@ -153,24 +166,21 @@ def flip_a_bit(file: Path) -> None:
 def test_a_trainer_that_is_killed_at_every_point_ends_with_the_same_bytes(copy: Repository) -> None:
     expected = outputs(copy)
     clear(copy)
-    points = [
-        "os.mkdir */checkpoint-1 *",  # before its first checkpoint
-        "os.rename */checkpoint-5/complete.json.partial *",  # in the write of one
-        "os.mkdir */checkpoint-11 *",  # between two
-        "os.rename */finished.partial *",  # after its last step
-        f"os.rename {MODEL}/model.safetensors.partial *",  # between two outputs
-    ]
+    next_run_after = {
+        "os.mkdir */checkpoint-1 *": "0 damaged, from step 0",  # before its first checkpoint
+        "os.rename */checkpoint-5/complete.json.partial *": "1 damaged, from step 4",  # within one
+        "os.mkdir */checkpoint-11 *": "0 damaged, from step 10",  # between two
+        "os.rename */finished.partial *": "0 damaged, from step 24",  # after its last step
+        f"os.rename {MODEL}/model.safetensors.partial *": "taken over",  # between two outputs
+    }
     recoveries = []
-    for at in points:
+    for at in next_run_after:
         with halted(copy, at, *FINETUNE) as victim:
             recoveries.append(recovery(victim.text()))
             victim.kill()
         assert "model.safetensors" not in outputs(copy)
-    done = copy.run(*FINETUNE).stdout
-    assert [*recoveries, recovery(done)] == [
-        "0 damaged, from step 0", "0 damaged, from step 0", "1 damaged, from step 4",
-        "0 damaged, from step 10", "0 damaged, from step 24", "taken over",
-    ]  # fmt: skip
+    recoveries.append(recovery(copy.run(*FINETUNE).stdout))
+    assert recoveries == ["0 damaged, from step 0", *next_run_after.values()]
     assert outputs(copy) == expected
     assert not list(copy.path.rglob("*.partial"))
 
@@ -197,8 +207,8 @@ def test_ctrl_c_under_dvc_and_then_an_orphan(copy: Repository) -> None:
         second = copy.run(*REPRO, ok=False)
         assert second.returncode != 0 and "Traceback" not in second.stderr
         assert f"is in use by process {trainer}, which trains the same run" in second.stderr
-        assert "left alone, it is being trained" in copy.run(*CLEAN, "--yes").stdout
-        assert not ended(trainer)
+        cleaned = copy.run(sys.executable, "-m", "tools.clean_checkpoints", "--yes").stdout
+        assert "left alone, it is being trained" in cleaned and not ended(trainer)
         victim.let_go()
         until(lambda: ended(trainer), "end of the orphan")
     done = copy.run(*REPRO).stdout
@@ -209,80 +219,66 @@ def test_ctrl_c_under_dvc_and_then_an_orphan(copy: Repository) -> None:
 # --- interrupted, in this process ---
 
 
-@pytest.fixture
-def interrupted(here: Here, monkeypatch: pytest.MonkeyPatch) -> Here:
-    """A repository whose training was interrupted (Ctrl-C) with checkpoints of steps 15 and 16."""
-    clear(here)
-    interrupt(here, monkeypatch)
-    return here
+def interrupt(here: Here) -> None:
+    """Begin a training and interrupt it (Ctrl-C) with checkpoints of steps 15 and 16."""
 
-
-def interrupt(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     def save(folder: Path, step: int, state: dict[str, Any]) -> None:
         checkpoints.save_checkpoint(folder, step, state)
         if step == 16:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_checkpoint", save)
+    clear(here)
+    with mock.patch.object(loop, "save_checkpoint", save):
         done = here.stage("finetune", *RUN, ok=False)
     assert done.returncode == 130 and done.stderr.count("interrupted; ") == 1, done.stderr
     assert checkpoints.steps(run_folder(here)) == [15, 16] and not outputs(here)
 
 
-@pytest.mark.parametrize("damaged", [0, 1, 2])
+@pytest.mark.parametrize(("damaged", "goes_on_from"), [(1, 15), (2, 0)])
 def test_damaged_checkpoints_are_passed_over(
-    interrupted: Here, finished: Repository, damaged: int
+    here: Here, finished: Repository, damaged: int, goes_on_from: int
 ) -> None:
-    """None; one bit of the newest; the newest cut, and the one before without its marker."""
-    newest, before = (run_folder(interrupted) / f"checkpoint-{step}" for step in (16, 15))
+    """One bit of the newest; or the newest is cut, and the one before has no marker."""
+    interrupt(here)
+    newest, before = (run_folder(here) / f"checkpoint-{step}" for step in (16, 15))
     if damaged == 1:
         flip_a_bit(newest / "state.pt")
-    elif damaged == 2:
+    else:
         os.truncate(newest / "state.pt", 5000)
         (before / "complete.json").unlink()
-    expected = f"{damaged} damaged, from step {(16, 15, 0)[damaged]}"
-    assert recovery(interrupted.stage("finetune", *RUN).stdout) == expected
-    assert outputs(interrupted) == outputs(finished)
-    assert [path.name for path in run_folder(interrupted).iterdir()] == ["finished"]
+    said = here.stage("finetune", *RUN).stdout
+    assert recovery(said) == f"{damaged} damaged, from step {goes_on_from}"
+    assert outputs(here) == outputs(finished)
+    assert [path.name for path in run_folder(here).iterdir()] == ["finished"]
 
 
-def test_a_damaged_result_is_not_taken_over(interrupted: Here, finished: Repository) -> None:
-    interrupted.stage("finetune", *RUN)
-    flip_a_bit(run_folder(interrupted) / "finished/model/model.safetensors")
-    said = interrupted.stage("finetune", *RUN).stdout
+def test_a_damaged_result_is_not_taken_over(here: Here, finished: Repository) -> None:
+    interrupt(here)
+    here.stage("finetune", *RUN)
+    flip_a_bit(run_folder(here) / "finished/model/model.safetensors")
+    said = here.stage("finetune", *RUN).stdout
     assert "is damaged: the run is trained again" in said
     assert recovery(said) == "0 damaged, from step 0"
-    assert outputs(interrupted) == outputs(finished)
+    assert outputs(here) == outputs(finished)
 
 
-@pytest.mark.parametrize("other", ["params", "weights"])
-def test_a_checkpoint_of_another_run_is_never_resumed(interrupted: Here, other: str) -> None:
-    if other == "params":
-        interrupted.edit("params.yaml", lambda p: p["finetune"].update(learning_rate=5e-3))
-    else:
-        change_weights(interrupted, lambda name: name, factor=0.5)
-    folder = run_folder(interrupted)
-    done = interrupted.stage("finetune", *RUN).stdout
-    assert recovery(done) == "0 damaged, from step 0"
+def test_a_checkpoint_of_another_run_is_never_resumed(here: Here) -> None:
+    """Of other parameters; and then of other weights, too."""
+    interrupt(here)
+    folder = run_folder(here)
+    here.edit("params.yaml", lambda p: p["finetune"].update(learning_rate=5e-3))
+    said = [here.stage("finetune", *RUN).stdout]
+    edit_weights(here.path / WEIGHTS, lambda old: {name: x / 2 for name, x in old.items()})
+    said.append(here.stage("finetune", *RUN).stdout)
+    assert [recovery(text) for text in said] == ["0 damaged, from step 0"] * 2
     assert checkpoints.steps(folder) == [15, 16], "they stay for the run that they belong to"
 
 
-def change_weights(here: Here, rename: Callable[[str], str], factor: float = 1.0) -> None:
-    path = here.path / "models/weights/tiny/model.safetensors"
-    tensors = {rename(name): tensor * factor for name, tensor in load_file(path).items()}
-    path.unlink()  # DVC links it to its cache
-    save_file(tensors, path, metadata={"format": "pt"})
-
-
-def test_a_bert_whose_norms_are_called_gamma_and_beta(
-    here: Here, finished: Repository, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bert_whose_norms_are_called_gamma_and_beta(here: Here, finished: Repository) -> None:
     """As in google-bert/bert-base-uncased; resumed, and the same bytes as under their new names."""
-    clear(here)
-    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
-    change_weights(here, lambda name: re.sub("|".join(old), lambda match: old[match[0]], name))
-    interrupt(here, monkeypatch)
+    for new, old in (("weight", "gamma"), ("bias", "beta")):
+        edit_weights(here.path / WEIGHTS, rename(rf"LayerNorm\.{new}", f"LayerNorm.{old}"))
+    interrupt(here)
     assert recovery(here.stage("finetune", *RUN).stdout) == "0 damaged, from step 16"
     assert outputs(here) == outputs(finished)
 
@@ -299,35 +295,3 @@ def test_a_full_disk_is_one_message_and_loses_nothing(here: Here, finished: Repo
     assert message.startswith("the disk is full (") and not outputs(here)
     assert recovery(here.stage("finetune", *RUN).stdout) == "1 damaged, from step 0"
     assert outputs(here) == outputs(finished)
-
-
-# --- what is kept, and cleaning up ---
-
-
-def test_the_result_is_kept_until_the_next_stage_has_read_it(
-    here: Here, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clear(here)
-    here.stage("finetune", *RUN)
-    folder, weights = run_folder(here), here.path / MODEL / "model.safetensors"
-    monkeypatch.chdir(here.path)
-    checkpoints.forget_finished("tiny-2", weights)
-    checkpoints.forget_finished("tiny-1", here.path / "models/weights/tiny/model.safetensors")
-    assert checkpoints.is_complete(folder / "finished")
-    checkpoints.forget_finished("tiny-1", weights)
-    assert not folder.exists() and weights.is_file()
-
-
-def test_clean_checkpoints_says_what_it_will_free_before_it_does(interrupted: Here) -> None:
-    folder, mine = run_folder(interrupted), interrupted.path / "checkpoints/notes"
-    mine.mkdir()
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
-    says = (
-        f"checkpoints/{folder.name}: {size:,.1f} MB, at step 16\n"
-        f"deleting 1 run(s) frees {size:,.1f} MB; they would train from their start\n"
-    )
-    done = interrupted.run(*CLEAN).stdout
-    assert done == f"{says}nothing was deleted (answer y, or give --yes)\n" and folder.exists()
-    assert interrupted.run(*CLEAN, "--yes").stdout == says and not folder.exists()
-    assert interrupted.run(*CLEAN, "--yes").stdout == "no checkpoints to delete\n"
-    assert mine.is_dir()  # it has no name that a training gives

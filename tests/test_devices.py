@@ -42,24 +42,22 @@ def fake_driver(folder: Path, *uuids: str, answer: str = "", code: int = 0) -> P
 
 Patch = pytest.MonkeyPatch
 Driver = Callable[..., None]
-Hold = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def hold(tmp_path: Path) -> Iterator[Hold]:
-    """Start a process that claims a GPU and keeps it; its first line says which."""
+def hold(tmp_path: Path) -> Iterator[Callable[[], "subprocess.Popen[str]"]]:
+    """Start a process that claims one of two GPUs and keeps it; its first line says which."""
     started: list[subprocess.Popen[str]] = []
+    path = fake_driver(tmp_path / "driver", *T4)
+    env = {name: value for name, value in os.environ.items() if "VISIBLE" not in name}
+    env |= {"PATH": f"{path}:{os.environ['PATH']}"}
+    command = [sys.executable, "-u", "-c", HOLD, str(tmp_path / "locks")]
 
-    def start(*uuids: str, cwd: Path = ROOT, **env: str) -> "subprocess.Popen[str]":
-        path = fake_driver(tmp_path / f"driver-{len(started)}", *(uuids or T4))
-        inherited = {name: value for name, value in os.environ.items() if "VISIBLE" not in name}
-        inherited |= {"PATH": f"{path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), **env}
-        command = [sys.executable, "-u", "-c", HOLD, str(tmp_path / "locks")]
-        process = subprocess.Popen(
-            command, cwd=cwd, env=inherited, stdout=subprocess.PIPE, text=True
+    def start() -> "subprocess.Popen[str]":
+        started.append(
+            subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
         )
-        started.append(process)
-        return process
+        return started[-1]
 
     yield start
     for process in started:
@@ -67,18 +65,15 @@ def hold(tmp_path: Path) -> Iterator[Hold]:
         process.communicate()
 
 
-def line(process: "subprocess.Popen[str]") -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
 @pytest.fixture
 def driver(tmp_path: Path, monkeypatch: Patch) -> Iterator[Driver]:
-    """Set what nvidia-smi answers in this process."""
+    """Set what nvidia-smi answers in this process, and CUDA_VISIBLE_DEVICES."""
 
-    def answer(*uuids: str, **said: Any) -> None:
+    def answer(*uuids: str, visible: str | None = None, **said: Any) -> None:
         folder = fake_driver(tmp_path / "driver", *uuids, **said)
         monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         machine.list_gpus.cache_clear()
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # to be put back: a claim changes it
@@ -87,8 +82,15 @@ def driver(tmp_path: Path, monkeypatch: Patch) -> Iterator[Driver]:
     machine.list_gpus.cache_clear()
 
 
-def test_the_third_run_waits_says_so_and_takes_the_gpu_of_one_that_is_killed(hold: Hold) -> None:
+def test_the_third_run_waits_says_so_and_takes_the_gpu_of_one_that_is_killed(
+    hold: Callable[[], "subprocess.Popen[str]"],
+) -> None:
     """Each run takes a GPU of its own and shows CUDA no other."""
+
+    def line(process: "subprocess.Popen[str]") -> str:
+        assert process.stdout is not None
+        return process.stdout.readline().strip()
+
     assert line(hold()) == f"{T4[0]} True"
     second = hold()
     assert line(second) == f"{T4[1]} True"
@@ -98,72 +100,52 @@ def test_the_third_run_waits_says_so_and_takes_the_gpu_of_one_that_is_killed(hol
     assert line(third) == f"{T4[1]} True"
 
 
-@pytest.mark.parametrize(("first", "second"), [("0", T4[0]), ("GPU-1111", "0")])
-def test_a_gpu_is_the_same_by_index_uuid_and_its_beginning_also_from_another_clone(
-    hold: Hold, tmp_path: Path, first: str, second: str
-) -> None:
-    assert line(hold(CUDA_VISIBLE_DEVICES=first)).startswith(T4[0])
-    other = hold(CUDA_VISIBLE_DEVICES=second, cwd=tmp_path)
-    assert line(other) == "waiting for a free GPU: other runs hold 0 (Tesla T4)"
-
-
-def test_hosts_that_share_the_folder_and_both_count_from_0_do_not_wait(hold: Hold) -> None:
-    here, there = hold("GPU-here"), hold("GPU-there")
-    assert (line(here), line(there)) == ("GPU-here True", "GPU-there True")
+@pytest.mark.parametrize("name", ["0", T4[0], "GPU-1111"])
+def test_a_gpu_is_the_same_by_index_uuid_and_its_beginning(driver: Driver, name: str) -> None:
+    driver(*T4, visible=name)
+    assert [gpu.uuid for gpu in machine.visible_gpus()] == [T4[0]]
 
 
 def test_the_locks_are_for_all_users_and_a_claim_inside_a_claim_is_the_same(
     driver: Driver, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """Another user's file need not be written to; the folder lets everybody add one."""
-    driver(*T4)
+    driver(*T4, visible="1,0")
     monkeypatch.setattr(devices, "_check", lambda gpu: None)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
     locks, before = tmp_path / "locks", os.umask(0o077)
     with devices.claim_gpu(locks) as outer, devices.claim_gpu(locks) as inner:
         os.umask(before)
         assert outer is inner and outer is not None and outer.uuid == T4[1]
     assert locks.stat().st_mode & 0o7777 == 0o1777
+    # By uuid: hosts that share the folder all count from 0.
     assert (locks / f"{T4[1]}.lock").stat().st_mode & 0o444 == 0o444
 
 
-@pytest.mark.parametrize("code", [errno.ENOTSUP, errno.ENOLCK, errno.EINVAL])
 def test_a_file_system_without_flock_is_one_message(
-    driver: Driver, tmp_path: Path, monkeypatch: Patch, code: int
+    driver: Driver, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     driver(*T4)
-    error = OSError(code, os.strerror(code))
+    error = OSError(errno.ENOLCK, "No locks available")
     monkeypatch.setattr(fcntl, "flock", mock.Mock(side_effect=error))
-    with pytest.raises(UserError, match=rf"cannot be locked \({os.strerror(code)}\)"):
+    with pytest.raises(UserError, match=r"cannot be locked \(No locks available\)"):
         devices.claim_gpu(tmp_path).__enter__()
 
 
-@pytest.mark.parametrize(
-    ("named", "message"),
-    [("MIG-1234", "MIG-1234 names 0 GPUs"), ("7", "7 names 0 GPUs"), ("GPU-", "GPU- names 2 GPUs"),
-     ("0,MIG-GPU-1111/1/0", "names 0 GPUs"), ("0,0x1", "0x1 names 0 GPUs")],
-)  # fmt: skip
-def test_what_names_no_whole_gpu_is_one_message(
-    driver: Driver, monkeypatch: Patch, named: str, message: str
-) -> None:
-    driver(*T4)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
-    with pytest.raises(UserError, match=message):
+NAMES = [("7", 0), ("MIG-1234", 0), ("GPU-", 2), ("0,MIG-GPU-1111/1/0", 0), ("0,0x1", 0)]
+
+
+@pytest.mark.parametrize(("named", "count"), NAMES)
+def test_what_names_no_whole_gpu_is_one_message(driver: Driver, named: str, count: int) -> None:
+    driver(*T4, visible=named)
+    with pytest.raises(UserError, match=f"{named.split(',')[-1]} names {count} GPUs"):
         machine.visible_gpus()
 
 
-def test_hidden_gpus_are_none_whatever_the_driver_says(driver: Driver, monkeypatch: Patch) -> None:
-    driver(answer="Driver/library version mismatch", code=18)
-    for hidden in ("", "-1", " "):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-        assert machine.visible_gpus() == []
+FAILED = "Failed to initialize NVML: Driver/library version mismatch"
+UNKNOWN = "Unable to determine the device handle for GPU 0000:41:00.0: Unknown Error"
 
 
-@pytest.mark.parametrize(
-    ("said", "code"),
-    [("Failed to initialize NVML: Driver/library version mismatch", 18),
-     ("Unable to determine the device handle for GPU 0000:41:00.0: Unknown Error", 0)],
-)  # fmt: skip
+@pytest.mark.parametrize(("said", "code"), [(FAILED, 18), (UNKNOWN, 0)])
 def test_a_driver_that_fails_is_an_error_in_its_own_words(
     driver: Driver, said: str, code: int
 ) -> None:
@@ -172,36 +154,36 @@ def test_a_driver_that_fails_is_an_error_in_its_own_words(
         machine.visible_gpus()
 
 
+@pytest.mark.parametrize("hidden", ["", "-1", " "])
+def test_hidden_gpus_are_none_whatever_the_driver_says(driver: Driver, hidden: str) -> None:
+    driver(answer=FAILED, code=18, visible=hidden)
+    assert machine.visible_gpus() == []
+
+
 @pytest.mark.parametrize(("said", "code"), [("No devices were found", 6), ("no driver", 9)])
-def test_no_gpu_is_said_and_no_error(
-    driver: Driver, capsys: pytest.CaptureFixture[str], said: str, code: int
+def test_no_gpu_is_said_and_an_error_only_where_pytorch_sees_one(
+    driver: Driver, tmp_path: Path, capsys: pytest.CaptureFixture[str], said: str, code: int
 ) -> None:
     driver(answer=said, code=code)
     assert machine.visible_gpus() == [] and said in capsys.readouterr().out
+    with (
+        mock.patch.object(torch.cuda, "is_available", return_value=True),
+        pytest.raises(UserError, match="PyTorch sees a GPU that nvidia-smi"),
+    ):
+        devices.claim_gpu(tmp_path).__enter__()
 
 
 @pytest.mark.parametrize(
     ("reason", "todo"),
-    [("The NVIDIA driver on your system is too old", "install the build"),
-     ("no kernel image is available for execution", "install the build"),
+    [("no kernel image is available for execution", "install the build"),
      ("CUDA error: out of memory", "Other programs hold its memory")],
 )  # fmt: skip
 def test_a_gpu_that_the_driver_lists_and_cuda_cannot_use_is_an_error(
     driver: Driver, tmp_path: Path, monkeypatch: Patch, reason: str, todo: str
 ) -> None:
     driver(T4[0])
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", T4[0])
     monkeypatch.setattr(torch, "ones", mock.Mock(side_effect=RuntimeError(reason)))
     with pytest.raises(UserError, match=f"Tesla T4, and CUDA cannot use it: {reason}.*{todo}"):
-        devices.claim_gpu(tmp_path).__enter__()
-
-
-def test_a_gpu_that_only_pytorch_sees_is_an_error(
-    driver: Driver, tmp_path: Path, monkeypatch: Patch
-) -> None:
-    driver(answer="No devices were found", code=6)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(UserError, match="PyTorch sees a GPU that nvidia-smi"):
         devices.claim_gpu(tmp_path).__enter__()
 
 
@@ -234,24 +216,29 @@ def test_a_command_that_a_launcher_starts_several_times_is_refused(
         command.clean_environment()
 
 
-@pytest.mark.parametrize(
-    ("capability", "features", "expected"),
-    [((9, 0), {}, "bf16"), ((8, 0), {}, "bf16"), ((7, 5), {}, "fp16"), ((7, 0), {}, "fp16"),
-     ((6, 1), {}, "fp32"),  # H100, A100, T4, V100, Pascal
-     (None, {"avx512_bf16": True}, "bf16"), (None, {"amx_bf16": True}, "bf16"),
-     (None, {"avx512_f": True}, "fp32")],
-)  # fmt: skip
-def test_auto_precision_follows_the_hardware(
-    monkeypatch: Patch, capability: tuple[int, int] | None, features: dict[str, bool],
-    expected: str,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+PRECISIONS: list[tuple[Any, str]] = [
+    ((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16"), ((7, 0), "fp16"), ((6, 1), "fp32"),
+    ("avx512_bf16", "bf16"), ("amx_bf16", "bf16"), ("avx512_f", "fp32"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("has", "expected"), PRECISIONS)
+def test_auto_precision_follows_the_hardware(monkeypatch: Patch, has: Any, expected: str) -> None:
+    """By a GPU's compute capability (H100, A100, T4, V100, Pascal), or what a processor can do."""
+    device = "cuda" if isinstance(has, tuple) else "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: has)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "some GPU")
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
-    device, precision, reason = devices.choose_precision("auto")
-    assert (device, precision) == ("cuda" if capability else "cpu", expected)
-    assert "some GPU" in reason if capability else "native bf16" in reason
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {has: True})
+    *chosen, reason = devices.choose_precision("auto")
+    assert chosen == [device, expected]
+    assert ("some GPU" if device == "cuda" else "native bf16") in reason
+
+
+def test_fp16_on_a_processor_is_refused(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="fp16 needs a CUDA GPU"):
+        devices.choose_precision("fp16")
 
 
 FORMS = [

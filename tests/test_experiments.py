@@ -20,12 +20,12 @@ stages:
   report:
     cmd: test ! -e ${wait} || sleep 300; mkdir -p report metrics models/finetuned/minilm-1 &&
       echo ${word} > report/report.html && echo '| ${word} |' > metrics/results.md &&
-      mkdir -p predictions && seq 4 | sed '1s/.*/label/; s/[34]/0/' > predictions/minilm-1.csv &&
+      echo '{"majority_class":{"accuracy":66.67}}' > metrics/claims.json &&
       echo ${word} > models/finetuned/minilm-1/model
     params: [word]
     outs: [models/finetuned/minilm-1/model]
     plots: [{report: {cache: false}}, {metrics/results.md: {cache: false}},
-            {predictions/minilm-1.csv: {cache: false}}]
+            {metrics/claims.json: {cache: false}}]
 """
 
 

@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--yes", action="store_true", help="do not ask")
     arguments = parser.parse_args()
     free: dict[Path, int] = {}
-    ours = root().glob("*-" + "[0-9a-f]" * 12)  # as `checkpoint_folder` names them
+    ours = root().glob("*-" + "[0-9a-f]" * 12)  # as stages/finetune.py names them
     for folder in sorted(path for path in ours if path.is_dir() and not path.is_symlink()):
         size, done = size_of(folder), steps(folder)
         state = f"at step {max(done):,}" if done else "no checkpoint yet"
