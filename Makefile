@@ -98,7 +98,7 @@ table: environment ## The experiments side by side: make table KEEP='minilm|fine
 submission: environment ## Predict the test set for GLUE's server: make submission MODEL=bert
 	@python -m tools.submission --model="$$MODEL"
 
-# A file's tests share what they made, so one worker runs them, in the order of tests/conftest.py.
+# A file's tests share what they made, so one worker runs them.
 PYTEST := python -m pytest -n "$$JOBS" --dist loadfile --no-loadscope-reorder
 
 test: environment ## The tests but for the slow ones: no network, no Hub, no GPU

@@ -45,20 +45,21 @@ def test_nothing_runs_where_nothing_that_matters_changed(copy: Repository) -> No
     assert copy.repro() == ["check"]  # its outputs are the same
 
 
-@pytest.mark.parametrize(
-    ("file", "change", "ran"),
-    [
-        ("published.yaml", lambda p: p["claims"]["speed"].update(margin=0.5), JUDGED),
-        ("params.yaml", lambda p: p["overrides"]["bert"].update(epochs=1), JUDGED),
-        ("params.yaml", lambda p: p["benchmark"].update(passes=2), ["benchmark", *JUDGED]),
-        ("params.yaml", lambda p: p["evaluate"].update(batch_size=5), TRAINED[1:2] + JUDGED),
-        ("params.yaml", lambda p: p["export"].update(per_channel=False), ["export@tiny", "report"]),
-    ],
-    ids=["margin", "other model's override", "benchmark", "batch", "export"],
-)
-def test_a_change_runs_what_it_can_change(
-    copy: Repository, file: str, change: Any, ran: list[str]
-) -> None:
+CHANGES: dict[str, tuple[str, Any, list[str]]] = {
+    "margin": ("published.yaml", lambda p: p["claims"]["speed"].update(margin=0.5), JUDGED),
+    "override": ("params.yaml", lambda p: p["overrides"]["bert"].update(epochs=1), JUDGED),
+    "passes": ("params.yaml", lambda p: p["benchmark"].update(passes=2), ["benchmark", *JUDGED]),
+    "batch": ("params.yaml", lambda p: p["evaluate"].update(batch_size=5), TRAINED[1:2] + JUDGED),
+    "export": (
+        "params.yaml", lambda p: p["export"].update(per_channel=False), ["export@tiny", "report"]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_change_runs_what_it_can_change(copy: Repository, case: str) -> None:
+    file, change, ran = CHANGES[case]
     copy.edit(file, change)
     # Equal outputs end the chain.
     assert [stage for stage in copy.repro() if stage != "check"] in (ran, ran[:1])
@@ -81,6 +82,7 @@ def test_another_source_of_the_same_bytes_trains_nothing(copy: Repository) -> No
     assert not {"download_dataset", "tokenize@tiny", "finetune@tiny-1"} & set(ran)
 
 
+@pytest.mark.slow
 def test_without_a_lock_file_nothing_is_trained_again(copy: Repository) -> None:
     """The run cache has all stages but those with outputs that git keeps alone."""
     lock = load_yaml(copy.path / "dvc.lock")
@@ -110,6 +112,7 @@ def test_a_fresh_clone_judges_and_reports_from_git_alone(clone: Repository) -> N
     assert (clone.path / "report/report.html").is_file() and not (clone.path / "models").exists()
 
 
+@pytest.mark.slow
 def test_a_fresh_clone_pulls_only_what_it_must_run(clone: Repository, copy: Repository) -> None:
     remote = copy.path.with_name("remote")
     for repository in (copy, clone):
