@@ -107,13 +107,13 @@ test: environment ## The tests but for the slow ones: no network, no Hub, no GPU
 test-all: environment ## All tests
 	$(PYTEST)
 
-lint: environment ## Style and likely bugs (ruff), types (mypy), the READMEs' numbers (cog)
+lint: environment ## Style and likely bugs (ruff), types (mypy), the pages' numbers (cog)
 	ruff check .
 	ruff format --check .
 	mypy
 	cog -I . --check README.md README.pt-BR.md docs/error_rates.md
 
-format: environment ## Let ruff format the code, and cog fill in the READMEs
+format: environment ## Let ruff format the code, and cog fill in the pages
 	ruff check --fix .
 	ruff format .
 	cog -I . -r README.md README.pt-BR.md docs/error_rates.md
