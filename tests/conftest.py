@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -188,13 +189,17 @@ def environment(home: Path) -> dict[str, str]:
 def warm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The value of LAUNCHER with which stages run in forks of warm.py's server, one a worker."""
     place = tmp_path_factory.mktemp("warm")
-    launcher = [sys.executable, f"{ROOT}/tests/warm.py", f"{place}/socket"]
+    command = [sys.executable, f"{ROOT}/tests/warm.py", f"{place}/socket"]
+    # The shell splits LAUNCHER at blanks, and the project's folder may have some.
+    launcher = place / "launcher"
+    launcher.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n', encoding="utf-8")
+    launcher.chmod(0o755)
     env = environment(place / "home")
     with subprocess.Popen(
-        launcher, env=env, stdout=subprocess.PIPE, start_new_session=True
+        command, env=env, stdout=subprocess.PIPE, start_new_session=True
     ) as server:
         assert server.stdout and server.stdout.readline() == b"ready\n"
-        yield " ".join(launcher)
+        yield str(launcher)
         os.killpg(server.pid, signal.SIGKILL)
 
 

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -170,21 +171,20 @@ def command(model: Path) -> list[str]:
 
 
 def in_a_shell(script: str, model: Path, home: Path) -> subprocess.CompletedProcess[str]:
-    """Run a script of bash; in it $PREDICT is the command."""
-    env = {**environment(home), "PREDICT": " ".join(command(model))}
-    bash = ["bash", "-c", script]
-    return subprocess.run(bash, cwd=ROOT, env=env, capture_output=True, text=True)
+    """Run a script of bash; in it `predict` is the command."""
+    bash = ["bash", "-c", f'predict() {{ {shlex.join(command(model))} "$@"; }}; {script}']
+    return subprocess.run(bash, cwd=ROOT, env=environment(home), capture_output=True, text=True)
 
 
 def test_a_closed_stream_that_is_needed_is_named(tmp_path: Path) -> None:
     for name, use in (("stdout", "good >&-"), ("stdin", f"--file - --output {tmp_path}/o <&-")):
-        done = in_a_shell(f"$PREDICT {use}", tmp_path, tmp_path / "home")
+        done = in_a_shell(f"predict {use}", tmp_path, tmp_path / "home")
         assert done.returncode == 1 and f"error: {name} is closed. Open it" in done.stderr
 
 
 @pytest.mark.slow
 def test_closed_streams_take_nothing_of_the_output(exported: Path, tmp_path: Path) -> None:
-    script = f"$PREDICT good --output {tmp_path}/o.csv <&- >&- 2>&-"
+    script = f"predict good --output {tmp_path}/o.csv <&- >&- 2>&-"
     assert in_a_shell(script, exported, tmp_path / "home").returncode == 0
     header, row = (tmp_path / "o.csv").read_text().splitlines()
     assert header == "sentence,label,probability" and row.startswith("good,")
@@ -193,7 +193,7 @@ def test_closed_streams_take_nothing_of_the_output(exported: Path, tmp_path: Pat
 @pytest.mark.slow
 def test_head_may_close_the_pipe(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "s.txt").write_text("a gripping film\n" * 20_000)
-    script = f"$PREDICT --file {tmp_path}/s.txt | head -2; echo ${{PIPESTATUS[0]}}"
+    script = f"predict --file {tmp_path}/s.txt | head -2; echo ${{PIPESTATUS[0]}}"
     done = in_a_shell(script, exported, tmp_path / "home")
     header, first, code = done.stdout.splitlines()
     assert (header, code) == ("sentence,label,probability", "141")
