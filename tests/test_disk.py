@@ -6,6 +6,7 @@ disk that fills within a training: test_crash.py.
 
 import re
 import resource
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -54,7 +55,7 @@ def test_a_disk_that_is_full_when_dvc_takes_the_model_into_its_cache(copy: Repos
 def test_a_machine_on_which_no_file_can_be_written(copy: Repository) -> None:
     """Not even a temporary one, which libraries ask for while they are imported."""
     before = outputs(copy)
-    shell = ("sh", "-c", f"ulimit -f 0; exec {' '.join(FINETUNE)}")
+    shell = ("sh", "-c", f"ulimit -f 0; exec {shlex.join(FINETUNE)}")
     done = copy.run(*shell, ok=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert done.stderr.count("error: the disk is full (") == 1 and "Make room" in done.stderr
