@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -51,30 +52,32 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None
     monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
 
 
-# ------------------------------------------------------------------------- PyTorch's build
+def make(commands: list[list[str]], **options: Any) -> bool:
+    """Whether `make TARGET` installs anything."""
+    before = len(commands)
+    install.install(**{"asked": None, "keep": True, "fresh": False} | options)
+    return len(commands) > before
 
 
 @pytest.mark.parametrize(
-    ("driver", "capability", "build"),
+    ("gpus", "build"),
     [
-        ("580.65.06", "7.5", "13.0"),  # a T4 with the oldest driver for PyPI's build
-        ("575.57.08", "8.0", "12.6"),
-        ("570.124.06", "12.0", "12.9"),  # Blackwell is in no build for CUDA 12.6
-        ("525.60.13", "8.6", "12.6"),
-        ("595.12", "7.0", "12.6"),  # V100: not in CUDA 13
+        ("580.65.06, 7.5", "13.0"),  # a T4 with the oldest driver for PyPI's build
+        ("575.57.08, 8.0", "12.6"),
+        ("570.124.06, 12.0", "12.9"),  # Blackwell is in no build for CUDA 12.6
+        ("525.60.13, 8.6", "12.6"),
+        ("595.12, 7.0", "12.6"),  # V100: not in CUDA 13
+        ("595.12, 7.0\n595.12, 9.0", "12.6"),  # all GPUs must be in the build
     ],
 )
 def test_the_driver_decides(
-    driver: str, capability: str, build: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gpus: str, build: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stand_in(monkeypatch, tmp_path, f"echo '{driver}, {capability}'")
+    stand_in(monkeypatch, tmp_path, f"echo '{gpus}'")
     name, reason = install.choose_build(install.read_gpus())
+    driver, capability = gpus.splitlines()[0].split(", ")
     assert name == build
     assert f"NVIDIA driver {driver}, compute capability {float(capability):g}" in reason
-
-
-def test_all_gpus_must_be_in_the_build() -> None:
-    assert install.choose_build([("580.65", 9.0), ("580.65", 7.0)])[0] == "12.6"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +93,7 @@ def test_where_no_build_fits_nothing_is_downloaded(
 ) -> None:
     stand_in(monkeypatch, project, script)
     with pytest.raises(SystemExit, match=r"no build of PyTorch fits NVIDIA driver .* CUDA=cpu"):
-        install.install(None, keep=False, fresh=False)
+        make(commands, keep=False)
     assert commands == []
 
 
@@ -107,29 +110,17 @@ def test_a_driver_that_does_not_answer_is_none(
 def test_another_build_is_the_same_version_from_pytorchs_index(
     asked: str, label: str, commands: list[list[str]]
 ) -> None:
-    install.install(asked, keep=False, fresh=False)
+    make(commands, asked=asked)
     index = f"https://download.pytorch.org/whl/{label}"
     assert commands[1][-3:] == ["--extra-index-url", index, f"torch==2.13.0+{label}"]
 
 
 def test_a_build_asked_for_stays_until_another_is(commands: list[list[str]]) -> None:
-    install.install("cpu", keep=False, fresh=False)
-    made = Path(".venv").readlink()
-    install.install(None, keep=True, fresh=False)
-    install.install(None, keep=False, fresh=False)
-    assert Path(".venv").readlink() == made
-    install.install("12.9", keep=True, fresh=False)
+    assert make(commands, asked="cpu", keep=False)
+    assert not make(commands)
+    assert not make(commands, keep=False)
+    assert make(commands, asked="12.9")
     assert install.read_record(Path(".venv"))["cuda"] == "12.9"
-
-
-# -------------------------------------------------------------------- when, and what is kept
-
-
-def make(commands: list[list[str]]) -> bool:
-    """Whether `make TARGET` installs anything."""
-    before = len(commands)
-    install.install(None, keep=True, fresh=False)
-    return len(commands) > before
 
 
 def test_content_and_place_decide_not_clocks(
@@ -153,7 +144,7 @@ def test_the_old_environment_is_kept_when_the_new_one_fails(
     Path("requirements.txt").write_text("no-such-package==1\n")
     monkeypatch.setattr(install, "run", lambda command: sys.exit("error: no network"))
     with pytest.raises(SystemExit, match="no network"):
-        install.install(None, keep=True, fresh=False)
+        make(commands)
     assert Path(".venv").readlink() == made
     assert {path.name for path in Path(".venvs").iterdir()} == {"lock", made.name}
 
@@ -172,41 +163,33 @@ def test_only_environments_of_ours_are_deleted(
     Path(".venvs/link").symlink_to("foreign")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(shutil, "rmtree", mock.Mock(side_effect=KeyboardInterrupt))
-        install.install(None, keep=True, fresh=True)
+        make(commands, fresh=True)
     assert install.read_record(Path(".venv")) and Path(".venv").resolve() != first
-    install.install(None, keep=True, fresh=True)
-    assert not first.exists()
-    assert not killed.exists()
+    make(commands, fresh=True)
+    assert not first.exists() and not killed.exists()
     assert (foreign / "thesis.txt").exists()
 
 
-@pytest.mark.parametrize("kind", ["folder", "file", "link", "broken link"])
+@pytest.mark.parametrize(
+    "made", ["mkdir .venv", "touch .venv", "mkdir mine && ln -s mine .venv", "ln -s nowhere .venv"]
+)
 def test_a_venv_of_somebody_elses_is_refused(
-    kind: str, project: Path, commands: list[list[str]]
+    made: str, project: Path, commands: list[list[str]]
 ) -> None:
-    mine, link = project / "mine", project / ".venv"
-    mine.mkdir()
-    (mine / "pyvenv.cfg").touch()
-    if kind == "folder":
-        mine.rename(link)
-    elif kind == "file":
-        link.touch()
-    else:
-        link.symlink_to("mine" if kind == "link" else "nowhere")
+    subprocess.run(made, shell=True, check=True)
     before = sorted(project.rglob("*"))
     with pytest.raises(SystemExit, match="was not made by `make install`"):
-        install.install(None, keep=True, fresh=True)
-    assert sorted(project.rglob("*")) == before
-    assert commands == []
+        make(commands, fresh=True)
+    assert sorted(project.rglob("*")) == before and commands == []
 
 
 @pytest.mark.slow
 def test_a_clone_whose_path_has_blanks_and_accents(tmp_path: Path) -> None:
     """`make install` and `make check`, for real, with the packages of the tests' Python."""
-    beside, repository = tmp_path / "a", tmp_path / "a b/ç/repo"
-    beside.mkdir()
-    (beside / "thesis.txt").touch()
-    repository.mkdir(parents=True)
+    repository, beside = tmp_path / "a b/ç/repo", tmp_path / "a/thesis.txt"
+    for folder in (repository, beside.parent):
+        folder.mkdir(parents=True)
+    beside.touch()
     for name in ("tools", "stages", "reproduce"):
         shutil.copytree(ROOT / name, repository / name)
     for name in ("Makefile", "params.yaml", "catalog.yaml", "published.yaml"):
@@ -233,10 +216,7 @@ def test_a_clone_whose_path_has_blanks_and_accents(tmp_path: Path) -> None:
     run(".venv/bin/python", "-m", "dvc", "init", "-q")
     run(".venv/bin/python", "-m", "dvc", "cache", "dir", "--local", str(repository / "cache"))
     assert "ç" in (repository / ".dvc/config.local").read_text(encoding="utf-8")
-    assert (beside / "thesis.txt").exists()
-
-
-# ------------------------------------------------------------------------------------- pins
+    assert beside.exists()
 
 
 def pins(name: str) -> dict[str, str]:
@@ -255,9 +235,6 @@ def test_all_that_is_installed_is_pinned() -> None:
     names = {re.sub(r"[-_.]+", "-", dist.metadata["Name"]).lower() for dist in distributions()}
     free = {name for name in names if install.DEMANDED_BY_TORCH.match(name)}
     assert names - free - {"pip", "wheel"} <= set(pins("constraints.txt"))
-
-
-# -------------------------------------------------------------------------------- arguments
 
 
 @pytest.mark.parametrize(

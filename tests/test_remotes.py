@@ -15,7 +15,6 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -38,10 +37,6 @@ stages:
 """
 WEIGHTS, CACHED = "models/weights", ("data/train.tsv", "data/test.tsv", "models/weights")
 IN_GIT = ("curve.tsv", "accuracy.json", "report/report.html")
-
-
-def md5_of(path: Path) -> str:
-    return hashlib.md5(path.read_bytes()).hexdigest()
 
 
 def bytes_of(repository: Repository, names: Sequence[str]) -> dict[str, bytes]:
@@ -75,13 +70,6 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     return origin
 
 
-def clone_of(origin: Repository, path: Path, config: str = "") -> Repository:
-    """Another machine."""
-    origin.run("git", "clone", "-q", ".", str(path))
-    (path / ".dvc/config.local").write_text(config)
-    return Repository(path, {**origin.env, "DVC_SITE_CACHE_DIR": f"{path}-site-cache"})
-
-
 @pytest.fixture
 def copy(origin: Repository, tmp_path: Path) -> Repository:
     """The same machine's, for a test that changes it."""
@@ -89,26 +77,18 @@ def copy(origin: Repository, tmp_path: Path) -> Repository:
     return Repository(tmp_path / "copy", origin.env | {"DVC_SITE_CACHE_DIR": f"{tmp_path}/site"})
 
 
-# --------------------------------------------------------------- a remote of each kind
-
-
-@dataclass
-class Remote:
-    """A remote that holds everything, and the configuration that a clone needs to use it."""
-
-    kind: str
-    config: str
-
-
-def push_to(origin: Repository, url: str, folder: Path, **options: str) -> str:
-    """Push everything to `url`; the local DVC configuration."""
-    pushing = Repository(folder / "pushing", origin.env)
-    shutil.copytree(origin.path, pushing.path, symlinks=True)
-    tool(pushing, "remotes", "set", url)
+def set_and_push(repository: Repository, url: str | Path, **options: str) -> str:
+    tool(repository, "remotes", "set", str(url))
     for option, value in options.items():
-        pushing.run("dvc", "remote", "modify", "--local", "store", option, value)
-    tool(pushing, "remotes", "push")
-    return (pushing.path / ".dvc/config.local").read_text()
+        repository.run("dvc", "remote", "modify", "--local", "store", option, value)
+    return tool(repository, "remotes", "push")
+
+
+def clone_of(repository: Repository, path: Path) -> Repository:
+    """Another machine, which knows the remote."""
+    repository.run("git", "clone", "-q", ".", str(path))
+    shutil.copy(repository.path / ".dvc/config.local", path / ".dvc")
+    return Repository(path, {**repository.env, "DVC_SITE_CACHE_DIR": f"{path}-site-cache"})
 
 
 @contextlib.contextmanager
@@ -140,72 +120,66 @@ def sshd(folder: Path, port: int, known_hosts: Path) -> list[str | Path]:
     (folder / "sshd_config").write_text(
         f"ListenAddress 127.0.0.1:{port}\nHostKey {folder}/host\n"
         f"AuthorizedKeysFile {folder}/key.pub\nPidFile none\nStrictModes no\nUsePAM no\n"
-        "PasswordAuthentication no\nKbdInteractiveAuthentication no\n"
         "PermitRootLogin prohibit-password\nSubsystem sftp internal-sftp\n"
     )
     return [program, "-D", "-e", "-f", folder / "sshd_config"]
 
 
 @contextlib.contextmanager
-def serving(kind: str, origin: Repository, folder: Path) -> Iterator[Remote]:
-    """A remote of this kind behind a real server, filled."""
+def serving(kind: str, repository: Repository, folder: Path) -> Iterator[None]:
+    """Push all to a remote of this kind, behind a real server where it needs one."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     store, address, log = folder / "store", f"http://127.0.0.1:{port}", folder / "server.log"
     if kind == "directory":
-        yield Remote(kind, push_to(origin, str(store), folder))
+        set_and_push(repository, store)
+        yield
     elif kind == "http":
-        config = push_to(origin, str(store), folder).replace(str(store), address)
+        set_and_push(repository, store)
+        tool(repository, "remotes", "set", address)
         serve = [sys.executable, "-m", "http.server", "-b", "127.0.0.1", "-d", str(store)]
         with server([*serve, str(port)], port, log):
-            yield Remote(kind, config)
+            yield
     elif kind == "s3":
         for module in ("dvc_s3", "moto", "flask_cors"):
             pytest.importorskip(module, reason="pip install -r requirements-remotes.txt")
         moto = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
         with server(moto, port, log):
             urllib.request.urlopen(urllib.request.Request(f"{address}/bucket", method="PUT"))
-            yield Remote(kind, push_to(origin, "s3://bucket/x", folder, endpointurl=address))
+            set_and_push(repository, "s3://bucket/x", endpointurl=address)
+            yield
     else:
         pytest.importorskip("dvc_ssh", reason="pip install -r requirements-remotes.txt")
-        with server(sshd(folder, port, Path(origin.env["HOME"]) / ".ssh/known_hosts"), port, log):
+        known_hosts = Path(repository.env["HOME"]) / ".ssh/known_hosts"
+        with server(sshd(folder, port, known_hosts), port, log):
             url = f"ssh://{getpass.getuser()}@127.0.0.1:{port}{store}"
-            yield Remote(kind, push_to(origin, url, folder, keyfile=str(folder / "key")))
+            set_and_push(repository, url, keyfile=str(folder / "key"))
+            yield
 
 
-KINDS = ["directory", *(pytest.param(k, marks=pytest.mark.slow) for k in ("http", "s3", "ssh"))]
-
-
-@pytest.fixture(scope="session", params=KINDS)
-def remote(
-    request: pytest.FixtureRequest, origin: Repository, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Remote]:
-    with serving(request.param, origin, tmp_path_factory.mktemp(request.param)) as remote:
-        yield remote
-
-
+@pytest.mark.parametrize(
+    "kind", ["directory", "http", *(pytest.param(k, marks=pytest.mark.slow) for k in ("s3", "ssh"))]
+)
 def test_a_clone_pulls_everything_and_another_restores_the_runs(
-    remote: Remote, origin: Repository, tmp_path: Path
+    kind: str, copy: Repository, tmp_path: Path
 ) -> None:
     """The other one has no dvc.lock: the run cache has all."""
-    clone = clone_of(origin, tmp_path / "clone", remote.config)
-    clone.run("dvc", "pull")
-    assert bytes_of(clone, CACHED) == bytes_of(origin, CACHED)
-    assert clone.repro() == []
-    if remote.kind == "http":  # over which DVC has no run cache
-        assert "HTTP lists no files" in tool(clone, "fsck", "--remote", code=1)
-        return
-    assert "8 objects checked, 0 damaged" in tool(clone, "fsck", "--remote")
-    other = clone_of(origin, tmp_path / "other", remote.config)
-    for name in ("dvc.lock", *IN_GIT):
-        (other.path / name).unlink()
-    assert other.repro("--pull") == []
-    assert other.run("git", "status", "--porcelain").stdout == ""
-    assert bytes_of(other, (*CACHED, *IN_GIT)) == bytes_of(origin, (*CACHED, *IN_GIT))
-
-
-# ------------------------------------------------------------------------ what DVC leaves out
+    with serving(kind, copy, tmp_path):
+        clone = clone_of(copy, tmp_path / "clone")
+        clone.run("dvc", "pull")
+        assert bytes_of(clone, CACHED) == bytes_of(copy, CACHED)
+        assert clone.repro() == []
+        if kind == "http":  # over which DVC has no run cache
+            assert "HTTP lists no files" in tool(clone, "fsck", "--remote", code=1)
+            return
+        assert "8 objects checked, 0 damaged" in tool(clone, "fsck", "--remote")
+        other = clone_of(copy, tmp_path / "other")
+        for name in ("dvc.lock", *IN_GIT):
+            (other.path / name).unlink()
+        assert other.repro("--pull") == []
+        assert other.run("git", "status", "--porcelain").stdout == ""
+        assert bytes_of(other, (*CACHED, *IN_GIT)) == bytes_of(copy, (*CACHED, *IN_GIT))
 
 
 def test_what_gc_takes_from_the_run_cache_is_put_back(copy: Repository, tmp_path: Path) -> None:
@@ -213,19 +187,17 @@ def test_what_gc_takes_from_the_run_cache_is_put_back(copy: Repository, tmp_path
     (copy.path / "input.txt").write_text("three\n")
     copy.repro()
     copy.run("dvc", "gc", "--workspace", "--force")
-    tool(copy, "remotes", "set", str(tmp_path / "store"))
-    said = tool(copy, "remotes", "push")
+    said = set_and_push(copy, tmp_path / "store")
     assert said.count("put back") == 3
     assert "warning: the run cache names 1 object(s) that are gone" in said
     (copy.path / "dvc.lock").unlink()
     assert copy.repro() == []
 
 
-# ---------------------------------------------------------------------------- damaged objects
-
-
-def place(folder: Path, name: str) -> Path:
-    return folder / "files/md5" / name[:2] / name[2:]
+def stored(store: Path, file: Path) -> Path:
+    """Where a cache or a remote has the bytes of `file`."""
+    md5 = hashlib.md5(file.read_bytes()).hexdigest()
+    return store / "files/md5" / md5[:2] / md5[2:]
 
 
 def damage(path: Path) -> None:
@@ -237,54 +209,43 @@ def damage(path: Path) -> None:
     path.chmod(mode)
 
 
-@pytest.mark.slow
 def test_damage_in_the_cache(copy: Repository, origin: Repository, tmp_path: Path) -> None:
     """DVC notices nothing, and checks it out; fsck names it, and what it deletes can be pulled."""
-    tool(copy, "remotes", "set", str(tmp_path / "store"))
-    tool(copy, "remotes", "push")
-    cache = copy.path / ".dvc/cache"
+    set_and_push(copy, tmp_path / "store")
+    cache, weights = copy.path / ".dvc/cache", copy.path / WEIGHTS
     listings = (cache / "files").rglob("*.dir")
     folder = next(path for path in listings if "train.tsv" in path.read_text())
-    names = (WEIGHTS, "data/train.tsv")
-    for path in (folder, *(place(cache, md5_of(copy.path / name)) for name in names)):
+    for path in (folder, stored(cache, copy.path / "data/train.tsv"), stored(cache, weights)):
         damage(path)
-    (copy.path / WEIGHTS).unlink()
-    copy.run("dvc", "checkout", WEIGHTS)
     said = tool(copy, "fsck", code=1)
-    assert "3 damaged, 0 unreadable" in said
-    assert f"damaged: {folder}\n    data\n" in said
-    assert f"{WEIGHTS}: the copy in the workspace is damaged too" in said
+    assert "3 damaged, 0 unreadable" in said and f"damaged: {folder}\n    data\n" in said
+    assert f"{WEIGHTS}: the copy in the workspace is intact" in said
+    weights.unlink()
+    copy.run("dvc", "checkout", WEIGHTS)
     assert "nothing was pushed" in tool(copy, "remotes", "push", code=1)
+    assert f"{WEIGHTS}: the copy in the workspace is damaged too" in tool(copy, "fsck", code=1)
     tool(copy, "fsck", "--delete", code=1)
-    assert not (copy.path / WEIGHTS).exists()
+    assert not weights.exists()
     copy.run("dvc", "pull")
     assert bytes_of(copy, CACHED) == bytes_of(origin, CACHED)
     assert "0 damaged" in tool(copy, "fsck")
-
-
-def test_an_intact_copy_in_the_workspace_is_named_and_kept(copy: Repository) -> None:
-    damage(place(copy.path / ".dvc/cache", md5_of(copy.path / WEIGHTS)))
-    said = tool(copy, "fsck", "--delete", code=1)
-    assert f"{WEIGHTS}: the copy in the workspace is intact" in said
-    assert (copy.path / WEIGHTS).exists()
+    damage(stored(cache, weights))
+    tool(copy, "fsck", "--delete", code=1)
+    assert weights.exists(), "an intact copy was deleted"
 
 
 def test_damage_in_the_remote(copy: Repository, tmp_path: Path) -> None:
     """Push brings again what the remote has lost, which `dvc push` takes for pushed."""
-    tool(copy, "remotes", "set", str(tmp_path / "store"))
-    tool(copy, "remotes", "push")
-    stored = place(tmp_path / "store", md5_of(copy.path / "data/train.tsv"))
-    damage(stored)
+    set_and_push(copy, tmp_path / "store")
+    train = stored(tmp_path / "store", copy.path / "data/train.tsv")
+    damage(train)
     said = tool(copy, "fsck", "--remote", code=1)
     assert "1 damaged" in said and "    data/train.tsv\n" in said
-    assert stored.exists(), "fsck without --delete has deleted"
+    assert train.exists(), "fsck without --delete has deleted"
     tool(copy, "fsck", "--remote", "--delete", code=1)
-    assert not stored.exists()
+    assert not train.exists()
     assert "1 more object(s) pushed" in tool(copy, "remotes", "push")
     assert "0 damaged" in tool(copy, "fsck", "--remote")
-
-
-# ---------------------------------------------------------------------------- set, and errors
 
 
 def test_a_path_becomes_absolute_and_is_verified(copy: Repository, tmp_path: Path) -> None:
@@ -292,9 +253,9 @@ def test_a_path_becomes_absolute_and_is_verified(copy: Repository, tmp_path: Pat
     copy.run("dvc", "remote", "add", "--local", "other", "s3://bucket/folder")
     for url in ("../Área, 'x'/#1", f"file://{tmp_path}/Área, 'x'/#1"):
         tool(copy, "remotes", "set", url)
-        assert copy.run("dvc", "config", "remote.store.url").stdout == f"{tmp_path}/Área, 'x'/#1\n"
-    assert copy.run("dvc", "config", "remote.store.verify").stdout == "True\n"
-    assert copy.run("dvc", "config", "remote.other.url").stdout == "s3://bucket/folder\n"
+        settings = copy.run("dvc", "config", "--local", "--list").stdout.splitlines()
+        assert f"remote.store.url={tmp_path}/Área, 'x'/#1" in settings
+    assert {"remote.store.verify=True", "remote.other.url=s3://bucket/folder"} <= set(settings)
     assert copy.run("git", "status", "--porcelain").stdout == ""
 
 
@@ -315,18 +276,17 @@ def test_what_cannot_be_a_remote_changes_nothing(origin: Repository, url: str, s
     assert sorted((origin.path / ".dvc").iterdir()) == before
 
 
-def test_errors_are_one_message(origin: Repository, tmp_path: Path) -> None:
-    clone = clone_of(origin, tmp_path / "clone")
-    for module, argument in (("remotes", "push"), ("fsck", "--remote")):
-        assert tool(clone, module, argument, code=1).startswith("error: no remote specified")
-    tool(clone, "remotes", "set", str(tmp_path / "empty"))
-    assert "nothing there" in tool(clone, "fsck", "--remote", code=1)
-    tool(clone, "remotes", "set", "http://127.0.0.1:9/")  # nobody answers there
-    for arguments in (["remotes", "push"], ["fsck", "--remote", "--delete"]):
-        assert "HTTP" in tool(clone, *arguments, code=1)
-    tool(clone, "remotes", "set", str(tmp_path / "empty"))
-    (clone.path / "dvc.lock").write_text("<<<<<<< HEAD\nschema: '2.0'\n=======\n")
-    for arguments in (["remotes", "push"], ["fsck"]):
-        assert "dvc.lock" in tool(clone, *arguments, code=1)
-    outside = Repository(tmp_path, clone.env)
+def test_errors_are_one_message(copy: Repository, tmp_path: Path) -> None:
+    for command in (["remotes", "push"], ["fsck", "--remote"]):
+        assert tool(copy, *command, code=1).startswith("error: no remote specified")
+    tool(copy, "remotes", "set", str(tmp_path / "empty"))
+    assert "nothing there" in tool(copy, "fsck", "--remote", code=1)
+    tool(copy, "remotes", "set", "http://127.0.0.1:9/")  # nobody answers there
+    for command in (["remotes", "push"], ["fsck", "--remote", "--delete"]):
+        assert "HTTP" in tool(copy, *command, code=1)
+    tool(copy, "remotes", "set", str(tmp_path / "empty"))
+    (copy.path / "dvc.lock").write_text("<<<<<<< HEAD\nschema: '2.0'\n=======\n")
+    for command in (["remotes", "push"], ["fsck"]):
+        assert "dvc.lock" in tool(copy, *command, code=1)
+    outside = Repository(tmp_path, copy.env)
     assert "not inside of a DVC repository" in tool(outside, "fsck", code=1)
