@@ -101,6 +101,17 @@ def test_the_interval_over_seeds_and_sentences_covers_the_truth() -> None:
     assert min(row["covered"] for row in RATES["paired"]) > 92  # nominal 95, of 300 studies
 
 
+def test_the_page_on_error_rates_has_the_committed_numbers() -> None:
+    page = (ROOT / "docs/error_rates.md").read_text(encoding="utf-8")
+    assert all(verdicts.rates(rule) in page for rule in RATES)
+    words = " ".join(page.split())
+    assert f"in at least {min(row['covered'] for row in RATES['paired'])} % of" in words
+    for rule in ("paired", "retention"):
+        exact = [row for row in RATES[rule] if row["seeds"] == 5 and not row["difference"]]
+        shares = [row["reproduced"] for row in exact]
+        assert f"{min(shares):.0f} to {max(shares):.0f} %" in words
+
+
 # --- proportions ---------------------------------------------------------------------------------
 
 
