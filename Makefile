@@ -18,7 +18,7 @@ $(foreach name,$(GIVEN),$(if $(call from_user,$(name)),\
 .DEFAULT_GOAL := help
 .PHONY: help install environment constraints check demo repro parallel reference verify pin \
         clean-checkpoints clean-experiments remote push fsck submission table \
-        test test-all lint format
+        test test-all test-gpu lint format
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort \
@@ -106,6 +106,9 @@ test: environment ## The tests but for the slow ones: no network, no Hub, no GPU
 
 test-all: environment ## All tests
 	$(PYTEST)
+
+test-gpu: environment ## The tests of a GPU, on a machine that has one; the other tests see none
+	$(PYTEST) -m gpu
 
 lint: environment ## Style and likely bugs (ruff), types (mypy), the pages' numbers (cog)
 	ruff check .

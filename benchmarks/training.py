@@ -179,8 +179,6 @@ def judge(result: dict[str, Any], full: bool) -> None:
         report(f"training-{model}-{device}", ", ".join(wanted), met, line, result)
     else:
         print(f"{line}. Not judged and not written: fewer steps or turns than the default")
-    if device == "cpu":
-        print("not run on a GPU by this code")
 
 
 if __name__ == "__main__":

@@ -44,11 +44,17 @@ RESULTS = {"metrics", "environment", "predictions", "curves", "plots", "report",
 LEFT_OUT = {*RESULTS, "tests", "docs"}
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let only `pytest -m gpu` see GPUs: the other tests' numbers and messages are a CPU's."""
+    if not config.option.markexpr.startswith("gpu"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before PyTorch is imported
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu"):
         torch = shutil.which("nvidia-smi") and importlib.import_module("torch")
         if not torch or not torch.cuda.is_available():
-            pytest.skip("needs a CUDA GPU")
+            pytest.skip("needs a CUDA GPU, and `make test-gpu`")
 
 
 def pin(path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """On a CUDA GPU: recorded steps give the bits of eager ones, also when a run is killed and resumed.
 
-Run as: python -m pytest tests/test_gpu.py        (no network, no data)
+Run as: make test-gpu        (no network, no data)
 """
 
 import math
