@@ -17,13 +17,16 @@ from tools import install
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """A folder with requirements, in which `install` runs; no pip and no venv are started."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tools").mkdir()
     shutil.copy(ROOT / "tools/dvc_utf8.py", "tools")
     Path("requirements.txt").write_text("torch==2.13.0\n")
     Path("constraints.txt").write_text("torch==2.13.0\n")
+    stand_in(monkeypatch, tmp_path_factory.mktemp("gpu"), "exit 9")  # a machine without a GPU
     return tmp_path
 
 
