@@ -2,6 +2,7 @@
 
 import ast
 import re
+import statistics
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -124,11 +125,27 @@ def test_what_is_imported_is_required() -> None:
 
 
 def test_no_path_of_a_machine_in_results() -> None:
-    places = ("metrics", "environment", "predictions", "benchmarks/results", "report")
+    places = ["metrics", "environment", "predictions", "benchmarks/results", "report"]
+    places += ["docs/h200", "docs/rehearsal", "docs/rte"]
     for path in (path for place in places for path in (ROOT / place).rglob("*.*")):
         text = path.read_text(encoding="utf-8")
         for private in (f"{Path.home()}/", "/tmp/", str(ROOT)):
             assert private not in text, path
+
+
+def test_the_page_of_the_gpu_counts_the_runs_that_are_in_git() -> None:
+    page = (ROOT / "docs/gpu.md").read_text(encoding="utf-8")
+    for device, folder in (("CPU", ROOT), ("H200", ROOT / "docs/h200")):
+        correct = []
+        for seed in range(1, 6):
+            text = (folder / f"predictions/minilm-{seed}.csv").read_text(encoding="utf-8")
+            rows = [line.split(",") for line in text.splitlines()[1:]]
+            correct.append(sum(label == predicted for _, label, predicted, *_ in rows))
+        median, mean = (f(correct) / 8.72 for f in (statistics.median, statistics.mean))
+        counts = " | ".join(map(str, correct))
+        assert re.search(
+            rf"\| {device} .*\| {re.escape(counts)} \| {median:.2f} % \| {mean:.2f} %", page
+        )
 
 
 def test_links_between_the_pages_lead_somewhere() -> None:
