@@ -105,8 +105,12 @@ def test_clean_checkpoints_says_what_it_will_free_before_it_does(tmp_path: Path)
     def clean(*arguments: str) -> str:
         return run_here(tmp_path, {}, "tools.clean_checkpoints", *arguments).stdout
 
-    assert clean() == f"{says}nothing was deleted (answer y, or give --yes)\n" and ours.exists()
-    assert clean("--yes") == says and not ours.exists()
+    no = f"{says}nothing was deleted (answer y, or give --yes)\n"
+    assert clean() == no and ours.exists()  # nobody is there to answer
+    person = mock.patch("sys.stdin", mock.Mock(isatty=lambda: True))
+    with person, mock.patch("builtins.input", side_effect=["", "n", "y"]):
+        assert clean() == clean() == no and ours.exists()
+        assert clean() == says and not ours.exists()
     assert clean("--yes") == "no checkpoints to delete\n" and theirs.is_dir()
 
 

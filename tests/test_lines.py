@@ -4,6 +4,7 @@ import csv
 import io
 import stat
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -32,6 +33,12 @@ def test_what_a_line_holds_comes_back_from_the_csv(start: str, between: str, end
         lines.write_row(out, [*example, "POSITIVE"])
     rows = csv.reader(io.StringIO(out.getvalue(), newline=""))
     assert list(rows) == [[text, "POSITIVE"] for text in TEXTS]
+
+
+def test_a_window_ends_at_so_many_bytes_too() -> None:
+    with mock.patch.object(lines, "WINDOW_BYTES", 10):
+        windows = list(lines.read_windows([b"aaaaa\n", b"bbbbb\n", b"c\n"], "line", False))
+    assert [len(window) for window in windows] == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +100,7 @@ def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
     source.write_text("good\n")
     assert "s.tx: No such file" in refused("--file", tmp_path / "s.tx")
     assert "Is a directory; expected a file of text" in refused("--file", tmp_path)
-    for place in (tmp_path / "no/o.csv", tmp_path):
+    for place in (tmp_path / "no/o.csv", tmp_path, Path("/")):
         message = refused("good", "--output", place)
         assert f"--output {place}: expected a file in a directory that you may write to" in message
     assert "is the input itself" in refused("--file", source, "--output", source)

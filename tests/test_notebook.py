@@ -33,7 +33,6 @@ def execute(env: dict[str, str], folder: Path, **values: object) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("warm")
 def test_every_cell_runs_and_takes_what_an_earlier_session_left(
     copy: Repository, tmp_path: Path
 ) -> None:

@@ -242,8 +242,8 @@ def test_code_of_a_model_s_folder_is_never_run(fine: Path, tmp_path: Path, model
     assert str(folder) in err and not ran.exists()
 
 
-def rename_logits(graph: Path) -> None:
-    graph.write_bytes(graph.read_bytes().replace(b"logits", b"hidden"))
+def rename(graph: Path, old: bytes, new: bytes) -> None:
+    graph.write_bytes(graph.read_bytes().replace(old, new))
 
 
 THREE = {"0": "a", "1": "b", "2": "c"}
@@ -256,7 +256,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "several": (lambda d: change(d / "config.json", problem_type=SEVERAL), "expected one class"),
     "labels": (lambda d: change(d / "config.json", id2label=THREE), "the 3 labels in config"),
     "cut off": (lambda d: os.truncate(d / GRAPH, 5000), "cannot load it: "),
-    "no classifier": (lambda d: rename_logits(d / GRAPH), "hidden': 2}; expected"),
+    "no classifier": (lambda d: rename(d / GRAPH, b"logits", b"hidden"), "hidden': 2}; expected"),
+    "input": (lambda d: rename(d / GRAPH, b"input_ids", b"pixel_ids"), "pixel_ids, token_type_ids"),
     "pickle": (lambda d: (d / GRAPH).rename(d / "pytorch_model.bin"), "a pickle can run code"),
 }
 
@@ -272,12 +273,16 @@ def test_a_folder_that_is_not_whole_is_refused(
     assert words in message and str(folder) in message
 
 
-def test_a_gpu_is_claimed_and_what_that_says_is_no_row(fine: Path) -> None:
+def test_a_gpu_is_claimed_offline_and_what_that_says_is_no_row(
+    fine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     @contextlib.contextmanager
     def claim_gpu() -> Iterator[None]:
+        assert os.environ["HF_HUB_OFFLINE"] == "1"
         print("waiting for a free GPU")
         yield None
 
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     with mock.patch.object(predict, "claim_gpu", claim_gpu):
         code, rows, err = run("--model", fine, "good")
     assert (code, len(rows)) == (0, 2) and "waiting for a free GPU\n" in err

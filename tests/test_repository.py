@@ -124,6 +124,11 @@ def test_what_is_imported_is_required() -> None:
         assert {dist.lower().replace("_", "-") for dist in distributions[name]} & required, name
 
 
+def test_the_stages_that_compute_take_a_launcher() -> None:
+    stages = {name for name, stage in STAGES.items() if stage["cmd"].startswith("${launcher} py")}
+    assert stages == {"tokenize", "finetune", "evaluate", "export", "benchmark"}
+
+
 def test_no_path_of_a_machine_in_results() -> None:
     places = ["metrics", "environment", "predictions", "benchmarks/results", "report"]
     places += ["docs/h200", "docs/rehearsal", "docs/rte"]
