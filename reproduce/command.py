@@ -33,11 +33,12 @@ WORLD = {
 }
 
 # Environment variables that would change a result: which kernels are taken, in which precision
-# they compute, what a library believes of other processes. Threads, memory and logs would not.
+# they compute, what a library believes of other processes. Those with the endings in (?<! ) are
+# harmless: versions, logs, threads, memory, what extensions are compiled for.
 CHANGES_RESULTS = re.compile(
     r"(ACCELERATE|ATEN|CUBLAS|CUBLASLT|CUDNN|DEEPSPEED|DNNL|DVCLIVE|FLASH_ATTENTION|FSDP|MKL"
     r"|ONEDNN|OPENBLAS|PYTORCH|TORCH|XFORMERS)_\w+"
-    r"(?<!_VERSION)(?<!_LOGS)(?<!_NUM_THREADS)(?<!_ALLOC_CONF)(?<!_ARCH_LIST)"  # are harmless
+    r"(?<!_VERSION)(?<!_LOGS)(?<!_NUM_THREADS)(?<!_ALLOC_CONF)(?<!_ARCH_LIST)"
     r"|NVIDIA_TF32_OVERRIDE|CUDA_(FORCE|DISABLE)_(PTX_)?JIT|DISABLE_ADDMM_CUDA_LT|USE_HUB_KERNELS"
     r"|KMP_DETERMINISTIC_REDUCTION|RANK|(LOCAL_)?WORLD_SIZE|LOCAL_RANK"
 )

@@ -51,10 +51,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("gpu"):
-        torch = shutil.which("nvidia-smi") and importlib.import_module("torch")
-        if not torch or not torch.cuda.is_available():
-            pytest.skip("needs a CUDA GPU, and `make test-gpu`")
+    if item.get_closest_marker("gpu") and not importlib.import_module("torch").cuda.is_available():
+        pytest.skip("needs a CUDA GPU, and `make test-gpu`")
 
 
 def pin(path: Path) -> dict[str, Any]:
@@ -201,12 +199,10 @@ def warm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     launcher.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n', encoding="utf-8")
     launcher.chmod(0o755)
     env = environment(place / "home")
-    with subprocess.Popen(
-        command, env=env, stdout=subprocess.PIPE, start_new_session=True
-    ) as server:
-        assert server.stdout and server.stdout.readline() == b"ready\n"
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, start_new_session=True) as proc:
+        assert proc.stdout and proc.stdout.readline() == b"ready\n"
         yield str(launcher)
-        os.killpg(server.pid, signal.SIGKILL)
+        os.killpg(proc.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -247,8 +243,7 @@ def make_repository(path: Path, tiny_model: Path) -> Repository:
         data["finetune"].update(learning_rate=1e-2, batch_size=8, epochs=2, warmup_steps=2)
         data["finetune"].update(log_every=2, precision="fp32")
         data["machine"]["checkpoint_every"] = 4
-        data["benchmark"].update(passes=1, warmup=1)
-        data["benchmark"].update(models=["tiny", "other"], sentences=8)
+        data["benchmark"].update(models=["tiny", "other"], passes=1, sentences=8, warmup=1)
         data["compare"].update(teacher="other", student="tiny")
 
     def catalog(data: Any) -> None:

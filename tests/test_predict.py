@@ -273,17 +273,15 @@ def test_a_folder_that_is_not_whole_is_refused(
     assert words in message and str(folder) in message
 
 
-def test_a_gpu_is_claimed_offline_and_what_that_says_is_no_row(
-    fine: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gpu_is_claimed_offline_and_what_that_says_is_no_row(fine: Path) -> None:
     @contextlib.contextmanager
     def claim_gpu() -> Iterator[None]:
         assert os.environ["HF_HUB_OFFLINE"] == "1"
         print("waiting for a free GPU")
         yield None
 
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    with mock.patch.object(predict, "claim_gpu", claim_gpu):
+    online = mock.patch.dict(os.environ, HF_HUB_OFFLINE="0")
+    with online, mock.patch.object(predict, "claim_gpu", claim_gpu):
         code, rows, err = run("--model", fine, "good")
     assert (code, len(rows)) == (0, 2) and "waiting for a free GPU\n" in err
 
