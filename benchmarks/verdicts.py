@@ -10,6 +10,7 @@ It writes benchmarks/results/verdicts.json; `make format` puts its tables into d
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ def main() -> None:
     """Simulate all rules and write the numbers."""
     found: dict[str, Any] = {name: table(rule, STUDIES) for name, rule in SIMULATED.items()}
     cells = [(s, 0.0) for s in SPREADS] + [(0.3, d) for d in DIFFERENCES[1:]]
+    found["unequal"] = table(partial(score, article_spreads=2), STUDIES)
     found["paired"] = [paired(spread, difference) for spread, difference in cells]
     facts = {"margin": MARGIN, "sentences": SENTENCES, "studies": STUDIES}
     facts |= {"paired_studies": PAIRED_STUDIES}
@@ -37,9 +39,16 @@ def main() -> None:
     print(f"{RESULT}: {len(SEEDS) * len(SPREADS)} rows a rule, {STUDIES:,} studies a cell")
 
 
-def score(rng: Any, difference: float, spread: float, seeds: int, studies: int) -> Any:
-    """Verdicts of the rule `difference` on a score, shape (studies,)."""
-    ours, article = draw(rng, STUDENT - difference, STUDENT, spread, seeds, studies)
+def score(
+    rng: Any, difference: float, spread: float, seeds: int, studies: int, article_spreads: float = 1
+) -> Any:
+    """Verdicts of the rule `difference` on a score, shape (studies,).
+
+    Args:
+        article_spreads: so many times as far as ours.
+    """
+    truth, factor = STUDENT - difference, article_spreads
+    ours, article = draw(rng, truth, STUDENT, spread, seeds, studies, factor)
     parts = ours.mean(-1)[:, None], ours.std(-1, ddof=1)[:, None], [seeds]
     found = rules.difference_over_seeds(*parts, article, 5)
     return rules.decide("difference", found, MARGIN, CONFIDENCE)
@@ -59,10 +68,13 @@ def retention(rng: Any, difference: float, spread: float, seeds: int, studies: i
 SIMULATED: dict[str, Callable[..., Any]] = {"score": score, "retention": retention}
 
 
-def draw(rng: Any, ours: float, article: float, spread: float, seeds: int, studies: int) -> Any:
+def draw(
+    rng: Any, ours: float, article: float, spread: float, seeds: int, studies: int,
+    article_spreads: float = 1,
+) -> Any:  # fmt: skip
     """Our scores, of whole sentences, (studies, seeds); and the article's medians, (studies,)."""
     right = np.round(rng.normal(ours, spread, (studies, seeds)) * SENTENCES / 100)
-    medians = np.median(rng.normal(article, spread, (studies, 5)), axis=-1)
+    medians = np.median(rng.normal(article, spread * article_spreads, (studies, 5)), axis=-1)
     return 100 * right / SENTENCES, np.round(medians, 1)
 
 

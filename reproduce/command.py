@@ -29,6 +29,8 @@ WORLD = {
     errno.ENOMEM: "The machine has too little memory: close other programs.",
     errno.EAGAIN: "The machine has too many processes: close other programs.",
     errno.ENOTEMPTY: "A program still uses a file in it: close that and run it again.",
+    errno.ENOENT: "It was never made, or is deleted: `dvc checkout`, or `dvc repro`, makes it.",
+    errno.EEXIST: "Move away the file or the broken link of that name.",
     errno.EBUSY: "A program still uses it: close that and run it again.",
 }
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from reproduce.files import UserError
 
 PACKAGES = ("torch", "transformers", "datasets", "tokenizers", "dvclive", "numpy")
+# What decides a result, besides pinned inputs. `git_dirty`: whether it differs from the commit.
+DECISIVE = ("reproduce", "stages", "params.yaml", "catalog.yaml", "dvc.yaml", "constraints.txt")
 TO_CPU = "To compute on the CPU, hide the GPUs: CUDA_VISIBLE_DEVICES= (empty)."
 
 
@@ -30,7 +32,8 @@ def describe() -> dict[str, Any]:
     """Python, packages, processor, GPU and driver, threads, git commit. No path, no host name."""
     import torch
 
-    dirty = _git("status", "--porcelain", "--untracked-files=no")
+    # Not of all files: DVC deletes a stage's outputs, which git has, before it runs the stage.
+    dirty = _git("status", "--porcelain", "--untracked-files=no", "--", *DECISIVE)
     gpu = next(iter(visible_gpus()), None)
     return {
         "python": platform.python_version(),

@@ -37,6 +37,7 @@ def main() -> None:
 
     if params.threads:
         torch.set_num_threads(params.threads)
+    environment = describe()
     data = read_raw_data()
     texts, _ = read_tsv(Path("data/raw/validation.tsv"), data.label_values, data.columns)
     sentences = choose(texts, params.sentences)
@@ -56,7 +57,7 @@ def main() -> None:
     seconds = {name: [sum(one_pass) for one_pass in passes] for name, passes in timed.items()}
     for name in models:
         results[name] |= summarize(seconds[name], seconds.get(teacher), len(sentences))
-    facts = {"sentences": len(sentences), "teacher": teacher, "environment": describe()}
+    facts = {"sentences": len(sentences), "teacher": teacher, "environment": environment}
     write_json(Path("metrics/speed.json"), {**facts, "models": results})
     rates = [f"{name} {r['sentences_per_second']}" for name, r in results.items()]
     print(f"metrics/speed.json: sentences/s of {', '.join(rates)}")

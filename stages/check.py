@@ -41,7 +41,15 @@ def check_inputs() -> tuple[catalog.Dataset, dict[str, catalog.Model]]:
             f"another name, here and in {catalog.CATALOG}."
         )
     for name in params.models:
-        read_recipe(name, data)
+        recipe = read_recipe(name, data)
+        if rows:
+            trained = min(rows - holdout, params.selection.train or rows)
+            steps = -(-trained // recipe.batch_size) * recipe.epochs
+            if recipe.warmup_steps >= steps:
+                raise UserError(
+                    f"{PARAMS}: warmup_steps {recipe.warmup_steps} (finetune, tasks, overrides) is "
+                    f"not less than the {steps} steps of {name}'s whole training. Use fewer."
+                )
         if name not in benchmarked:
             raise UserError(
                 f"{PARAMS}: benchmark.models lacks {name}, which `models` names. Add it there: its "

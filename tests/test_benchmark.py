@@ -9,7 +9,9 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from conftest import Here
+from reproduce import machine
 from stages import benchmark
+from test_devices import fake_driver
 
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
 
@@ -81,5 +83,12 @@ def test_sentences_are_cut_where_the_training_cuts_them_and_a_lost_config_is_nam
     monkeypatch.setattr(benchmark, "take_turns", take_turns)
     here.stage("benchmark")
     assert seen == [5] * 8
+    broken = fake_driver(here.path.with_name("driver"), answer="Failed to initialize NVML", code=18)
+    path = {"PATH": f"{broken}:{here.env['PATH']}", "CUDA_VISIBLE_DEVICES": "0"}
+    monkeypatch.setattr(benchmark, "build", None)  # it is refused before any work
+    machine.list_gpus.cache_clear()
+    assert "the NVIDIA driver does not work" in here.refused("benchmark", **path)
+    machine.list_gpus.cache_clear()
+    monkeypatch.undo()
     (here.path / "models/tokenizers/tiny/config.json").unlink()
     assert "models/tokenizers/tiny/config.json: " in here.refused("benchmark")

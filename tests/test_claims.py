@@ -144,7 +144,8 @@ def test_a_rule_names_the_task_s_margin_and_the_chosen_confidence() -> None:
 def test_a_metric_that_the_article_does_not_name_decides_nothing() -> None:
     found = claim("distilbert_accuracy", metric="f1", dataset="mrpc", distilbert=[796] * 5)
     assert found["verdict"] == "inconclusive"
-    assert "Measured is f1; the published metric is not named." in said(found)
+    assert "Metric measured: f1; metric published: not named." in said(found)
+    assert "métrica publicada: não informada." in found["remarks"][0]["pt"]
 
 
 def test_seeds_of_two_kinds_of_device_are_named() -> None:
@@ -189,10 +190,20 @@ def test_what_must_be_known_of_a_ratio_is_said() -> None:
     assert (found["done"], found["verdict"]) == (3, "inconclusive")
     assert "unequal numbers of seeds: distilbert 5, bert 3." in said(found)
     found = claim("retention", distilbert=[796] * 5, bert=[0] * 5)
-    assert found["verdict"] == "not run" and "so there is no ratio" in said(found)
+    assert (found["verdict"], found["measured"]) == ("inconclusive", "not defined")
+    assert "so there is no ratio" in said(found)
     assert "leave out bert." in said(claim("retention", distilbert=BERT))
     found = claim("retention", distilbert=[], bert=BERT)
     assert "No run of distilbert by today's recipe." in said(found)
+
+
+def test_to_keep_up_with_a_weak_teacher_decides_nothing() -> None:
+    """Both three points low: each alone fails, and so their ratio says nothing."""
+    counts = {"distilbert": [771, 772, 770, 773, 771], "bert": [781, 783, 782, 780, 782]}
+    found = claim("retention", **counts)
+    assert found["measured"] > found["published"] and found["verdict"] == "inconclusive"
+    assert "bert itself falls short of its published score: 89.68, published 92.7." in said(found)
+    assert claim("bert_accuracy", **counts)["verdict"] == "not reproduced"
 
 
 def test_parameters_are_counted() -> None:
@@ -264,14 +275,6 @@ def test_the_article_s_numbers_are_there(model: str) -> None:
     assert statistics.mean(row.score for row in rows.values()) == pytest.approx(average, abs=0.051)
 
 
-def test_no_margin_is_wider_than_what_lies_between_the_article_s_models() -> None:
-    for task in TASKS:
-        rows = [PUBLISHED.row(model, task, "validation") for model in ("distilbert", "bert")]
-        assert rows[0] and rows[1]
-        margin = PUBLISHED.claims["distilbert_accuracy"].margin_on(task)
-        assert margin and margin <= abs(rows[0].score - rows[1].score) + 1e-9, task
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -292,8 +295,3 @@ def test_a_wrong_entry_is_named_by_its_place(change: Callable[[Any], Any], messa
     with pytest.raises(UserError) as error:
         validate(Published, data, "published.yaml:")
     assert message in str(error.value)
-
-
-def test_a_student_that_is_its_own_teacher_is_refused() -> None:
-    with pytest.raises(UserError, match="student and teacher are the same model: name two"):
-        validate(Compare, {**SETTINGS, "teacher": "distilbert"}, "params.yaml: compare")

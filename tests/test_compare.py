@@ -71,7 +71,7 @@ def test_results_are_one_table_of_claims_in_two_languages(compared: Here) -> Non
     assert english.count("**") == 2 * len(with_verdict)
     english, portuguese = english.replace("\n", " "), portuguese.replace("\n", " ")
     assert "DistilBERT keeps 98.49 %" in english and "mantém 98,49%" in portuguese
-    assert "Not run, because no stage measures it" in english and "207 MB" in english
+    assert "Not run, because no stage measures them" in english and "207 MB" in english
     assert "(n = 5, cpu fp32 + cuda fp32)" in english, "bert's seeds are of two kinds of device"
 
 
@@ -98,26 +98,3 @@ def test_runs_of_two_recipes_are_not_one_study(tmp_path: Path) -> None:
         "bert-3: not run (other recipe)", "bert-4: not run",
     ]  # fmt: skip
     assert "bert-1: not run (other recipe): recipe " in printed
-
-
-CASES: dict[str, dict[str, Any]] = {
-    "nothing": {"runs": {}, "speed": False},
-    "one number": {"runs": {"bert": [1]}, "dataset": "stsb", "sentences": 1},
-    "pocket": {
-        "runs": {"minilm": [1]},
-        "dataset": "pocket",
-        "params": lambda p: p.update(models=["minilm"]),
-    },
-}
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("case", CASES)
-def test_whatever_was_run_is_compared(tmp_path: Path, case: str) -> None:
-    project = toy_results(tmp_path / "toy", **CASES[case])
-    project.stage("compare")
-    seeds = project.json("metrics/accuracy.json")["seeds"]
-    assert ("bert-1: not defined" in seeds) == (case == "one number")
-    assert (project.json("metrics/claims.json")["sentences"] == "not run") == (case == "nothing")
-    for name in TABLES:
-        assert rows_of(project.path / f"plots/{name}.csv"), "DVC warns of a table without a row"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -85,6 +86,9 @@ def cwd_of(process: psutil.Process) -> Path:
 def test_the_demo_shows_its_own_results(pipeline: Repository) -> None:
     """Though a branch has its name; and what it prints works as printed."""
     pipeline.run("git", "branch", "demo")
+    head = pipeline.run("git", "rev-parse", "HEAD").stdout.strip()
+    left = f"refs/exps/{head[:2]}/{head[2:]}/demo-new"  # by a demo that was killed
+    pipeline.run("git", "update-ref", left, head)
     for word in ("first", "second"):
         done = tool(pipeline, "demo", "-S", f"word={word}")
         assert f"| {word} |" in done.stdout and "By chance:         66.7 %" in done.stdout
@@ -141,16 +145,33 @@ def test_only_finished_experiments_have_scores() -> None:
     text = (
         "Experiment,rev,State,metrics/accuracy.json:minilm,dataset,finetune.epochs\n"
         ",main,,90.14,sst2,3\nlate,1234567,Running,90.14,sst2,3\nover,89abcde,,88.0,sst2,1\n"
+        "queued-1,cdef012,Success,87.5,sst2,2\n"
     )
     assert experiments.format_table(text, only_changed=True).splitlines() == [
         "Experiment      rev    State  minilm  finetune.epochs",
         "         -     main        -   90.14                3",
         "      late  1234567  Running       -                -",
         "      over  89abcde        -    88.0                1",
+        "  queued-1  cdef012  Success    87.5                2",
     ]
+    with pytest.raises(UserError, match=r"^KEEP=\( is no regular expression: missing \)"):
+        experiments.table("(")
 
 
 # ------------------------------------------------------------------------------------ clean
+
+
+def test_while_another_user_runs_a_stage_nothing_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it runs cannot be seen."""
+    (tmp_path / ".dvc/tmp/exps/tmp1/.dvc").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    info = {"cwd": None, "cmdline": ["python", "-m", "stages.finetune"]}
+    monkeypatch.setattr(psutil, "process_iter", lambda _: [SimpleNamespace(pid=7, info=info)])
+    with pytest.raises(UserError, match="process 7 of another user runs a stage"):
+        experiments.clean(yes=True)
+    assert (tmp_path / ".dvc/tmp/exps/tmp1/.dvc").is_dir()
 
 
 @pytest.mark.slow

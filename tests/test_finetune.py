@@ -39,7 +39,7 @@ def test_what_it_ran_on_is_recorded_with_the_recipe(finished: Repository) -> Non
     facts = finished.json("environment/tiny-1.json")
     assert facts["recipe"] == recipe.recipe_digest(facts["run"])
     expected = {"device": "cpu", "precision": "fp32", "steps": 24, "replayed_steps": 0}
-    expected |= {"resumed_at_step": 0, "not_deterministic": {}, "threads": 1}
+    expected |= {"resumed_at_step": 0, "not_deterministic": {}, "threads": 1, "git_dirty": False}
     assert {name: facts[name] for name in expected} == expected
     assert facts["last_loss"] == pytest.approx(GOLDEN[-1], abs=2e-3)
     assert facts["precision_reason"] == "params.yaml asks for it" and facts["device_name"]

@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 def make_recipe(**changes: Any) -> Finetune:
     settings: dict[str, Any] = {"learning_rate": 1e-3, "batch_size": 8, "epochs": 2}
-    settings |= {"warmup_steps": 3, "weight_decay": 0.01, "max_grad_norm": 1.0}
+    settings |= {"warmup_steps": 3, "weight_decay": 0.01, "max_grad_norm": 0.2}
     settings |= {"precision": "fp32", "log_every": 5, "accumulation": 1}
     return Finetune(**settings | changes)
 

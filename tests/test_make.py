@@ -152,6 +152,27 @@ def test_the_old_environment_is_kept_when_the_new_one_fails(
     assert {path.name for path in Path(".venvs").iterdir()} == {"lock", made.name}
 
 
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="processes are not seen here")
+@pytest.mark.parametrize(
+    "words", ["-m stages.finetune --seed 1", "/opt/bin/dvc repro", "-m dvc gc"]
+)
+def test_an_environment_that_is_in_use_is_not_replaced(
+    words: str, project: Path, commands: list[list[str]]
+) -> None:
+    make(commands)
+    made = Path(".venv").readlink()
+    Path("constraints.txt").write_text("torch==2.13.1\n")
+    temporary = project / ".dvc/tmp/exps/tmp1"
+    temporary.mkdir(parents=True)
+    command = [sys.executable, "-c", "input()", *words.split()]
+    with subprocess.Popen(command, cwd=temporary, stdin=subprocess.PIPE) as process:
+        with pytest.raises(SystemExit, match=f"process {process.pid} .*{words}. runs in this"):
+            make(commands)
+        process.kill()
+    assert Path(".venv").readlink() == made
+    assert make(commands)
+
+
 def test_only_environments_of_ours_are_deleted(
     commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("selection.holdout", 1, "selection: hold out 0 sentences, or 10 or more"),
     ("selection.holdout", 67349, "selection.holdout 67349: train has 67349 rows in all."),
     ("selection.train", 30, "selection: train goes with held-out sentences: set holdout too"),
+    ("compare.student", "bert", "compare: student and teacher are the same model: name two"),
+    ("finetune.warmup_steps", 6315, "warmup_steps 6315 (finetune, tasks, overrides) is not less"),
     ("compare.teacher", "brt", "compare.teacher: catalog.yaml has no brt, it has bert,"),
 ]  # fmt: skip
 
@@ -121,6 +123,11 @@ def test_a_broken_file_is_one_message(project: Edit, content: bytes, message: st
 
 WORLD = [
     (PermissionError(errno.EACCES, "Permission denied", "data"), "data: Permission denied. Give "),
+    (FileExistsError(errno.EEXIST, "File exists", "checkpoints"), "checkpoints: File exists. Move"),
+    (
+        FileNotFoundError(errno.ENOENT, "No such file", "x"),
+        "x: No such file. It was never made",
+    ),
     (OSError(errno.EROFS, "Read-only file system", "data"), "data: Read-only file system. Work in"),
     (OSError(errno.EMFILE, "Too many open files"), "Too many open files. Allow more open files"),
     (OSError(errno.ENOSPC, "No space left on device", "x"), "the disk is full (No space left on"),
@@ -142,6 +149,13 @@ def test_what_a_person_or_the_machine_did_is_one_message(
     printed = capsys.readouterr().err
     assert end.value.code == 1 and printed.startswith(f"error: {message}")
     assert printed.count("error:") == 1 and "gc -w" not in printed
+
+
+def test_ctrl_c_while_modules_are_imported_is_one_line() -> None:
+    code = "import reproduce; raise KeyboardInterrupt"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == "interrupted; run the same command again to go on\n"
+    assert done.returncode != 0
 
 
 COMMAND = """

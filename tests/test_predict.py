@@ -183,14 +183,6 @@ def test_a_closed_stream_that_is_needed_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_closed_streams_take_nothing_of_the_output(exported: Path, tmp_path: Path) -> None:
-    script = f"predict good --output {tmp_path}/o.csv <&- >&- 2>&-"
-    assert in_a_shell(script, exported, tmp_path / "home").returncode == 0
-    header, row = (tmp_path / "o.csv").read_text().splitlines()
-    assert header == "sentence,label,probability" and row.startswith("good,")
-
-
-@pytest.mark.slow
 def test_head_may_close_the_pipe(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "s.txt").write_text("a gripping film\n" * 20_000)
     script = f"predict --file {tmp_path}/s.txt | head -2; echo ${{PIPESTATUS[0]}}"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ROOT, Here, load_yaml, pin
+from conftest import Here, pin
 from hub import COMMIT, Hub, face, serving
 from test_crash import edit_weights
 
@@ -74,11 +74,3 @@ def test_another_vocabulary_is_refused(here: Here, hub: Hub, checkpoint: Path) -
     publish(here, checkpoint)
     hub.add(SOURCE, checkpoint)
     assert "the vocabulary of tiny is not" in here.refused("reference")
-
-
-def test_it_is_no_stage_of_the_pipeline_and_nothing_depends_on_its_result() -> None:
-    own = load_yaml(ROOT / "reference/dvc.yaml")["stages"]
-    stages = load_yaml(ROOT / "dvc.yaml")["stages"]
-    assert list(own) == ["reference"] and "reference" not in stages
-    dependencies = {dependency for stage in stages.values() for dependency in stage.get("deps", [])}
-    assert not {d for d in dependencies if "reference/result.json".startswith(d)}

@@ -189,7 +189,7 @@ def test_what_gc_takes_from_the_run_cache_is_put_back(copy: Repository, tmp_path
     copy.run("dvc", "gc", "--workspace", "--force")
     said = set_and_push(copy, tmp_path / "store")
     assert said.count("put back") == 3
-    assert "warning: the run cache names 1 object(s) that are gone" in said
+    assert "warning: the run cache names 1 object(s) that are not here" in said
     (copy.path / "dvc.lock").unlink()
     assert copy.repro() == []
 
@@ -251,7 +251,7 @@ def test_damage_in_the_remote(copy: Repository, tmp_path: Path) -> None:
 def test_a_path_becomes_absolute_and_is_verified(copy: Repository, tmp_path: Path) -> None:
     """Whatever letters it has; the remotes that were there stay."""
     copy.run("dvc", "remote", "add", "--local", "other", "s3://bucket/folder")
-    for url in ("../Área, 'x'/#1", f"file://{tmp_path}/Área, 'x'/#1"):
+    for url in ("../Área, 'x'/#1", f"File://{tmp_path}/Área, 'x'/#1"):
         tool(copy, "remotes", "set", url)
         settings = copy.run("dvc", "config", "--local", "--list").stdout.splitlines()
         assert f"remote.store.url={tmp_path}/Área, 'x'/#1" in settings
@@ -264,6 +264,9 @@ def test_a_path_becomes_absolute_and_is_verified(copy: Repository, tmp_path: Pat
     [
         ("", "say where: make remote URL="),
         ("dvc.yaml", "is a file. A remote is a folder"),
+        (".dvc/cache", "belongs to this clone"),
+        ("FILE://", "belongs to this clone"),
+        ('~nobody-of-this-name/\u0027\u0027\u0027"""', "cannot be safely quoted"),
         ("someone@host:store", "Write ssh://user@host/path."),
         ("%(store)s", "DVC's configuration cannot hold it"),
         ("sftp://host/store", "Unsupported URL type sftp://"),
@@ -271,19 +274,22 @@ def test_a_path_becomes_absolute_and_is_verified(copy: Repository, tmp_path: Pat
     ],
 )
 def test_what_cannot_be_a_remote_changes_nothing(origin: Repository, url: str, says: str) -> None:
-    before = sorted((origin.path / ".dvc").iterdir())
+    settings = origin.path / ".dvc/config.local"
+    before = sorted((origin.path / ".dvc").iterdir()), settings.is_file() and settings.read_bytes()
     assert says in tool(origin, "remotes", "set", url, code=1)
-    assert sorted((origin.path / ".dvc").iterdir()) == before
+    after = sorted((origin.path / ".dvc").iterdir()), settings.is_file() and settings.read_bytes()
+    assert after == before
 
 
 def test_errors_are_one_message(copy: Repository, tmp_path: Path) -> None:
     for command in (["remotes", "push"], ["fsck", "--remote"]):
-        assert tool(copy, *command, code=1).startswith("error: no remote specified")
+        assert tool(copy, *command, code=1).startswith("error: this clone has no remote")
     tool(copy, "remotes", "set", str(tmp_path / "empty"))
     assert "nothing there" in tool(copy, "fsck", "--remote", code=1)
-    tool(copy, "remotes", "set", "http://127.0.0.1:9/")  # nobody answers there
+    said = tool(copy, "remotes", "set", "http://me:secret@127.0.0.1:9/x?sig=secret")
     for command in (["remotes", "push"], ["fsck", "--remote", "--delete"]):
-        assert "HTTP" in tool(copy, *command, code=1)
+        said += tool(copy, *command, code=1)  # nobody answers there
+    assert said.count("HTTP") == 3 and "secret" not in said
     tool(copy, "remotes", "set", str(tmp_path / "empty"))
     (copy.path / "dvc.lock").write_text("<<<<<<< HEAD\nschema: '2.0'\n=======\n")
     for command in (["remotes", "push"], ["fsck"]):

@@ -8,6 +8,7 @@ import pytest
 from reproduce.params import read_yaml
 from reproduce.report.analysis import by_length, calibration, kinds, share, worst_errors
 from reproduce.report.wording import LANGUAGES, TEXTS, Wording
+from reproduce.verdict.published import in_language
 from reproduce.verdict.statistics import wilson
 
 WORDS = read_yaml(TEXTS)
@@ -65,7 +66,8 @@ def test_numbers_and_texts_are_written_as_the_language_writes_them() -> None:
     assert (en.number(-0.5, 1, sign=True), pt.number(None)) == ("−0.5", "sem resultado")
     assert (en.short(1e-05), en.short(0.0001), pt.short(0.1)) == ("1e-5", "1e-4", "0,1")
     assert (en.interval((1, 2.5)), en.interval((1, 1.001))) == ("1.00 to 2.50", "1.00")
-    assert pt.interval(None) == "–"
+    assert pt.interval(None) == "–" and en.number("not defined") == "not defined"
+    assert (in_language(-0.004, "en"), in_language(-1.5, "pt")) == ("0", "-1,5")
     assert (en.seeds([3]), pt.seeds([1, 2])) == ("seed 3", "sementes 1, 2")
     assert (pt("threads", n=1), pt("threads", n=2)) == ("1 thread", "2 threads")
     assert en("published_value", value="<b>") == "published &lt;b&gt;"

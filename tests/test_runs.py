@@ -138,6 +138,12 @@ def test_a_run_is_scored_by_today_s_metrics(project: Here) -> None:
     assert isinstance(run, Run) and run.score == 100 * run.measured["f1"]
 
 
+def test_a_run_over_other_classes_does_not_count(project: Here) -> None:
+    labels = ["no", "yes", "perhaps"]
+    project.edit("catalog.yaml", lambda c: c["datasets"]["sst2"].update(labels=labels))
+    assert {str(run) for run in all_runs().values()} == {"not run (other data set)"}
+
+
 def test_a_run_over_other_sentences_does_not_count(project: Here) -> None:
     run = all_runs()["bert-1"]
     assert isinstance(run, Run)

@@ -57,6 +57,8 @@ BAD: list[tuple[bytes, int | None, str]] = [
     (HEADER, None, r", line 1: header b'sentence\tlabel', expected 'index\tsentence'."),
     (b"sentence\tlabel\r\nfine\t1\r\n", 2,
      r", line 1: header b'sentence\tlabel\r'" + EXPECTED + " Save it with Unix line ends (LF)."),
+    (b"index\tsentence\n0\tfine\n0\tfiner\n", None,
+     ", line 3: index '0', expected 1: they count lines."),
     (HEADER + b"fine\t1\nfiner\t2\n", 2, ", line 3: label '2', expected one of 0, 1."),
     (HEADER + "fine\t١\n".encode(), 3, ", line 2: label '١', expected one of 0, 1, 2."),
     (HEADER + b"\t1\n", 2, ", line 2: the sentence is empty. Remove the line or complete it."),

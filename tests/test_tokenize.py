@@ -167,6 +167,7 @@ UNFIT: dict[str, tuple[str, dict[str, Any], str]] = {
     "architecture": ("config", {"model_type": "unheard-of"}, "transformers cannot read it"),
     "left": ("tokenizer_config", {"padding_side": "left"}, "its tokenizer pads on the left"),
     "no pad": ("tokenizer_config", {"pad_token": None}, "its tokenizer has no padding token"),
+    "no id": ("config", {"pad_token_id": None}, "and config.json no pad_token_id"),
     "rows": ("config", {"vocab_size": 50}, r"its tokenizer has a token of id \d+, and the model"),
     "positions": ("config", {"max_position_embeddings": 64}, r"takes 64 tokens \(config\.json"),
     "length": ("tokenizer_config", {"model_max_length": 32}, r"takes 32 tokens \(tokenizer_config"),

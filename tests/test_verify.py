@@ -26,7 +26,7 @@ def verify(repository: Repository, stage: str, code: int = 0, **env: str) -> str
 def test_a_stage_that_repeats_is_identical(finished: Repository) -> None:
     """And nothing in the workspace is touched."""
     before = finished.run("git", "status", "--porcelain").stdout, sorted(finished.path.rglob("*"))
-    for stage in ("tokenize@tiny", "finetune@tiny-1", "evaluate@tiny-1", "compare"):
+    for stage in ("tokenize@tiny", "finetune@tiny-1", "evaluate@tiny-1", "report"):
         assert f"file(s) of {stage}, byte for byte" in verify(finished, stage)
     after = finished.run("git", "status", "--porcelain").stdout, sorted(finished.path.rglob("*"))
     assert after == before

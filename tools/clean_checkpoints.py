@@ -39,8 +39,11 @@ def main() -> None:
     print(f"deleting {len(free)} run(s) frees {total}; they would train from their start")
     if agreed(arguments.yes):
         for folder in free:
-            with exclusive(folder):
-                shutil.rmtree(folder)
+            try:
+                with exclusive(folder):
+                    shutil.rmtree(folder)
+            except UserError:
+                print(f"{folder}: left alone, a training has begun in it")
 
 
 def size_of(folder: Path) -> int:

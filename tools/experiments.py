@@ -59,8 +59,9 @@ def demo(settings: list[str]) -> None:
         raise UserError(f"{DEMO} is in the way: the demo's pages go into a folder of that name.")
     params = [f"--set-param={setting}" for setting in settings]
     head = git("rev-parse", "HEAD")  # before: a commit may be made meanwhile
-    run_dvc("exp", "run", "--temp", "--name", "demo-new", *params)
     folder = f"refs/exps/{head[:2]}/{head[2:]}"
+    git("update-ref", "-d", f"{folder}/demo-new")  # of a demo that was killed below
+    run_dvc("exp", "run", "--temp", "--name", "demo-new", *params)
     git("update-ref", f"{folder}/demo", f"{folder}/demo-new")
     git("update-ref", "-d", f"{folder}/demo-new")
     commit = git("rev-parse", f"{folder}/demo")  # in full: a branch may have the same name
@@ -87,6 +88,10 @@ def table(keep: str) -> None:
     As `dvc exp show --only-changed`, but without its column for each file that a stage reads.
     """
     git("rev-parse", "HEAD")  # what stops git stops DVC, which says it worse
+    try:
+        re.compile(keep)
+    except re.error as error:
+        raise UserError(f"KEEP={keep} is no regular expression: {error}.") from error
     wanted = keep
     if not keep:
         metrics = read_json(METRICS, "Run `dvc repro compare`.") if METRICS.is_file() else {}
@@ -96,21 +101,22 @@ def table(keep: str) -> None:
     columns = ["--drop", ".*", "--keep", f"(Experiment|rev|State)$|{wanted}"]
     done = subprocess.run([*show, *columns], stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        raise UserError("`dvc exp show` failed, see above.")
+        raise UserError("`dvc exp show` failed, see above. While experiments start it may: then "
+                        "run it again in a moment.")  # fmt: skip
     print(format_table(done.stdout, only_changed=not keep))
 
 
 def format_table(text: str, only_changed: bool) -> str:
     """DVC's table of experiments (CSV) for the terminal.
 
-    Of an experiment with a State (Running, Queued, Failed) DVC shows the workspace's numbers.
+    Of one that is Running, Queued or Failed DVC shows the workspace's numbers.
     """
     rows = list(csv.DictReader(io.StringIO(text)))
     values = {name: {row[name] for row in rows} for name in (rows[0] if rows else ())}
     names = [n for n in values if n in OWN[:2] or not only_changed or len(values[n]) > 1]
     lines = [[name.split(":")[-1] for name in names]] if rows else [["no experiments"]]
     for row in rows:
-        shown = OWN if row.get("State") else names
+        shown = names if row.get("State", "") in ("", "Success") else OWN
         lines.append([row[name] if name in shown and row[name] else "-" for name in names])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = ([cell.rjust(width) for cell, width in zip(x, widths, strict=True)] for x in lines)
@@ -125,6 +131,10 @@ def clean(yes: bool) -> None:
     for process in psutil.process_iter(["cwd", "cmdline"]):
         here.append(Path(process.info["cwd"] or "/"))
         words = set(process.info["cmdline"] or ())
+        stage = any(word.startswith("stages.") for word in words)
+        if process.info["cwd"] is None and stage:
+            raise UserError(f"process {process.pid} of another user runs a stage, perhaps in what "
+                            "would be deleted. Wait until it is done.")  # fmt: skip
         starts = words >= {"exp", "run"} or words >= {"tools.experiments", "demo"}
         if (starts or "queue-worker" in words) and here[-1] == Path.cwd():
             raise UserError(f"process {process.pid} starts experiments. Wait until it is done.")
@@ -142,11 +152,13 @@ def clean(yes: bool) -> None:
     roots = {str(copy.resolve()) for copy in left}
     for record in (*LEFT.glob("run/*/*.run"), *LEFT.glob("standalone/run/*/*.run")):
         # Without it, DVC would go on to show the experiment as running.
-        with contextlib.suppress(ValueError):  # cut off while it was written
+        # Cut off while it was written; deleted by another of this command.
+        with contextlib.suppress(ValueError, FileNotFoundError):
             if json.loads(record.read_text(encoding="utf-8")).get("root_dir") in roots:
                 shutil.rmtree(record.parent)
     for copy in left:
-        shutil.rmtree(copy)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(copy)
     print(f"deleted: {len(left)}")
 
 

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from reproduce.command import command_line, explain, run_command
 from reproduce.files import UserError
+from reproduce.inputs.hub import redact
 
 OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")  # else it is what a transfer is still writing
 
@@ -46,6 +47,10 @@ def open_repo() -> Iterator[Repo]:
         if fault or explain(error):
             raise
         says = str(error).removeprefix("config file error: ")
+        if says.startswith("no remote specified"):
+            says = "this clone has no remote. Name one: make remote URL=/a/folder"
+        elif "dvc.lock" in says:
+            says += ". Take back the one in git: `git checkout dvc.lock`"
         if isinstance(error, ImportError):
             if package := "".join(re.findall(r"'(dvc-\w+)'", says)):
                 pip = f"{sys.executable} -m pip install -c constraints.txt"
@@ -58,8 +63,9 @@ def open_repo() -> Iterator[Repo]:
 def fsck(repo: Repo, remote: bool, delete: bool) -> int:
     """Print what is damaged in the cache (or the remote); returns how many objects are."""
     odb = repo.cloud.get_remote_odb(command="fsck") if remote else repo.cache.local
+    place = redact(odb.path)
     if not odb.fs.CAN_TRAVERSE:
-        raise UserError(f"{odb.path}: HTTP lists no files. Name the folder behind it: make remote.")
+        raise UserError(f"{place}: HTTP lists no files. Name the folder behind it: make remote.")
     if not remote:
         restore_run_cache(repo)
     tracked = tracked_objects(repo, repo.cache.local, odb)
@@ -67,24 +73,24 @@ def fsck(repo: Repo, remote: bool, delete: bool) -> int:
     named = {path: "".join(odb.fs.parts(path)[-2:]) for path in paths}
     objects = {path: name for path, name in named.items() if OBJECT.fullmatch(name)}
     if remote and not objects:
-        raise UserError(f"{odb.path}: nothing there. A wrong URL, no answer, or never pushed to?")
+        raise UserError(f"{place}: nothing there. A wrong URL, no answer, or never pushed to?")
     damaged = unreadable = 0
     for path, name in (bar := tqdm(objects.items(), unit="object", desc="fsck", disable=None)):
-        place = odb.fs.unstrip_protocol(path)
+        file = redact(odb.fs.unstrip_protocol(path))
         try:  # read again before it is called damaged
             if name == digest(odb.fs, path, name) or name == (now := digest(odb.fs, path, name)):
                 continue
         except OSError as error:
             unreadable += 1
-            bar.write(f"cannot be read: {place}: {error}")
+            bar.write(f"cannot be read: {file}: {error}")
             continue
         damaged += 1
-        bar.write(f"damaged: {place}{' (deleted)' if delete else ''}")
+        bar.write(f"damaged: {file}{' (deleted)' if delete else ''}")
         for output in sorted(tracked.get(name, ["not in the present dvc.lock"])):
             bar.write(f"    {output}{'' if remote else workspace_copy(output, name, now, delete)}")
         if delete:
             odb.fs.remove(path)
-    print(f"{odb.path}: {len(objects)} objects checked, {damaged} damaged, {unreadable} unreadable")
+    print(f"{place}: {len(objects)} objects checked, {damaged} damaged, {unreadable} unreadable")
     if damaged and not delete:
         print(f"`make fsck {'REMOTE=1 ' * remote}DELETE=1` deletes what is damaged, nothing else.")
     if damaged and remote:
@@ -162,8 +168,9 @@ def restore_run_cache(repo: Repo) -> None:
             transfer(staging, cache, {obj.hash_info}, shallow=False, hardlink=False)
             print(f"{lost.pop(out.hash_info.value)}: put back into the cache, for the run cache")
     if lost:
-        print(f"warning: the run cache names {len(lost)} object(s) that are gone, as `dvc gc` "
-              f"leaves it (of {min(lost.values())}, ...): those runs would run again")  # fmt: skip
+        print(f"warning: the run cache names {len(lost)} object(s) that are not here (of "
+              f"{min(lost.values())}, ...), as after `dvc gc` or in a new clone: what the remote "
+              "lacks of them too (`dvc repro --pull` asks it) would run again")  # fmt: skip
 
 
 def main() -> None:

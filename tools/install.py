@@ -113,6 +113,20 @@ def is_current(record: dict[str, Any], asked: str | None) -> bool:
     )
 
 
+def running() -> str:
+    """The process that runs a stage or DVC in this checkout, or ""; known where there is /proc.
+
+    It imports some modules late, and would take them from another environment than the others.
+    """
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            words = (process / "cmdline").read_text(errors="replace").split("\0")
+            works = any(re.fullmatch(r"stages\.\w+|(.*/)?dvc", word) for word in words)
+            if works and (process / "cwd").readlink().is_relative_to(Path.cwd()):
+                return f"process {process.name} ({' '.join(words).strip()})"
+    return ""
+
+
 def remove(folder: Path) -> None:
     """Delete an environment that this script made, and nothing else; its record last."""
     if folder.parent == ENVIRONMENTS and not folder.is_symlink() and read_record(folder):
@@ -189,6 +203,11 @@ def install(asked: str | None, keep: bool, fresh: bool) -> None:
         if not fresh and is_current(record, cuda):
             print(f".venv is up to date, with {reason}")
             return
+        if record and (user := running()):
+            sys.exit(
+                f"error: {user} runs in this checkout, and .venv must be made anew ({reason}). "
+                "Wait until it ends, or end it (a training goes on from its last checkpoint)."
+            )
         print(f"making .venv with {reason}. It takes minutes.", flush=True)
         build(cuda, wish)
 

@@ -69,8 +69,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if bool(arguments.sentences) == bool(arguments.file):
         parser.error("give sentences, or --file with a file of them (- is standard input)")
-    if arguments.batch_size < 1 or arguments.threads < 0:
-        parser.error("--batch-size must be at least 1, --threads at least 0")
+    if arguments.batch_size < 1 or not 0 <= arguments.threads <= 1024:
+        parser.error("--batch-size must be at least 1, --threads from 0 to 1024")
     return arguments
 
 

@@ -30,9 +30,15 @@ def set_remote(text: str) -> None:
     with open_repo() as repo:
         kind, options, _ = get_cloud_fs(None, url=url)
         kind(**options)  # its plug-in must be there, else nothing is written
-        with repo.config.edit("local") as config:
-            config["core"]["remote"] = "store"
-            config["remote"]["store"] = {"url": url, "verify": True}
+        file = Path(repo.config.files["local"])
+        before = file.read_bytes() if file.is_file() else None
+        try:
+            with repo.config.edit("local") as config:
+                config["core"]["remote"] = "store"
+                config["remote"]["store"] = {"url": url, "verify": True}
+        except Exception:  # what cannot be written leaves the file empty
+            file.unlink() if before is None else file.write_bytes(before)
+            raise
     print(f"remote store: {redact(url)}   (verify = true; written to .dvc/config.local)")
     if not kind.CAN_TRAVERSE:
         print("HTTP is for pulling. Push from a clone whose remote is the folder behind it.")
@@ -48,10 +54,13 @@ def absolute_url(text: str) -> str:
         raise UserError(f"{text}: DVC takes scp's notation for a path. Write ssh://user@host/path.")
     if "%(" in text or not text.isprintable():
         raise UserError(f"{text!r}: DVC's configuration cannot hold it. Choose another.")
-    if "://" in text and not text.startswith("file://"):
+    scheme, separator, place = text.rpartition("://")
+    if separator and scheme.lower() != "file":
         return text
     # DVC makes a folder "file:" of file://. Symbolic links stay: a mount point may move.
-    path = Path(os.path.normpath(Path(text.removeprefix("file://")).expanduser().absolute()))
+    path = Path(os.path.normpath(Path(os.path.expanduser(place)).absolute()))  # noqa: PTH111 (~x)
+    if path.resolve() == Path.cwd() or path.resolve().is_relative_to(Path(".dvc").resolve()):
+        raise UserError(f"{path} belongs to this clone, and would vanish with it. Name another.")
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file. A remote is a folder; name another one.")
     return str(path)
@@ -62,7 +71,9 @@ def push() -> None:
     with open_repo() as repo:
         remote = repo.cloud.get_remote_odb(command="push")
         if not remote.fs.CAN_TRAVERSE:
-            raise UserError(f"{remote.path}: HTTP is for pulling. Push to the folder behind it.")
+            raise UserError(
+                f"{redact(remote.path)}: HTTP is for pulling. Push to the folder behind it."
+            )
         if fsck(repo, remote=False, delete=False):
             raise UserError("nothing was pushed: repair the cache first, as said above.")
     run_dvc("push", "--run-cache")

@@ -79,12 +79,16 @@ def locked_files(out: Any) -> Iterator[tuple[str, str]]:
 
 
 def prepare(scratch: Path, stage: Any, outputs: set[str]) -> None:
-    """Lay out what the stage reads: code and settings from git, and links to its dependencies."""
+    """Lay out what the stage reads: code and settings from git, and links to its dependencies.
+
+    And the sentences: the report quotes them where they are there.
+    """
     for path in map(Path, git("ls-files", "-z").split("\0")):
         if path.is_file() and not outputs & set(map(str, (path, *path.parents))):
             (scratch / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, scratch / path)
-    for path in (Path(dep.def_path) for dep in stage.deps):
+    reads = {Path(dep.def_path) for dep in stage.deps} | {Path("data/raw")}
+    for path in sorted(reads - {Path(out.def_path) for out in stage.outs}):
         for file in (path, *path.rglob("*")):  # a folder may hold files of git too
             if file.is_file() and not (scratch / file).exists():
                 (scratch / file).parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +139,10 @@ def difference(before: Path, now: Path) -> str:
     lines = zip_longest(before.read_bytes().splitlines(), now.read_bytes().splitlines())
     for number, (a, b) in enumerate(lines, 1):
         if a != b:
-            return f"line {number} was {(a or b'').strip()[:80]!r}, is {(b or b'').strip()[:80]!r}"
+            pair = [(line or b"").strip() for line in (a, b)]
+            start = max(0, len(os.path.commonprefix(pair)) - 20)  # noqa: RUF071 (of bytes)
+            was, now_is = (line[start : start + 80] for line in pair)
+            return f"line {number} was {was!r}, is {now_is!r}"
     return "by line ends alone"
 
 

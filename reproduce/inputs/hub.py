@@ -22,8 +22,8 @@ class Unavailable(Exception):
 
 
 def redact(text: str) -> str:
-    """`text` without the user:password@ of any address in it."""
-    return re.sub(r"(?<=://)[^/\s]*@", "", text)
+    """`text` without the user:password@ and the ?query of any address in it."""
+    return re.sub(r"(://[^\s?]*)\?\S*", r"\1", re.sub(r"(?<=://)[^/\s]*@", "", text))
 
 
 def cached(kind: Kind, source: Source, name: str) -> Path | None:

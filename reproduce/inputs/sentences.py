@@ -59,6 +59,8 @@ def read_tsv(
             if (count := len(fields)) != (expected := len(columns) + 1):
                 raise ValueError(f"expected {expected} columns separated by a tab, found {count}.")
             text = fields[1:] if labels is None else fields[:-1]
+            if labels is None and fields[0] != str(number - 2):
+                raise ValueError(f"index {fields[0]!r}, expected {number - 2}: they count lines.")
             values.append(-1 if labels is None else _label(fields[-1], labels))
             if not "".join(text).strip():
                 raise ValueError("the sentence is empty. Remove the line or complete it.")

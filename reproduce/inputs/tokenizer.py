@@ -102,6 +102,8 @@ def refuse_unfit(tokenizer: "PreTrainedTokenizerFast", directory: Path, max_leng
         problem = f"pads on the {tokenizer.padding_side}; batches here are padded on the right"
     elif tokenizer.pad_token_id is None:
         problem = "has no padding token, without which sentences cannot share a batch"
+    elif getattr(config, "pad_token_id", None) is None:
+        problem = "has a padding token, and config.json no pad_token_id"
     elif tokenizer.pad_token_type_id:
         problem = f"pads with token type {tokenizer.pad_token_type_id}; here it is 0"
     elif rows is not None and highest >= rows:

@@ -17,8 +17,8 @@ PAGES = ("report", "slides")
 VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not run")
 # The stages of dvc.yaml; those that do not wait for each other stand together.
 STAGES = (
-    "check, download_dataset download_tokenizer download_weights, tokenize, finetune, evaluate, "
-    "export benchmark, compare, report"
+    "check, download_dataset download_tokenizer download_weights, tokenize benchmark, finetune, "
+    "evaluate export, compare, report"
 )
 Figures = dict[str, tuple[str, str]]  # chart and caption by name
 
@@ -63,7 +63,8 @@ def draw(facts: Facts, say: Wording) -> Figures:
             svg = charts.curves({model.name: model.curve for model in facts.models}, say)
             add("curves", svg, every=facts.models[0].recipe.log_every, n=count)
         if facts.ran:
-            rows, metric = [seed_rows(facts, m, say) for m in facts.models], score_name(facts, say)
+            rows = [seed_rows(facts, index, say) for index in range(len(facts.models))]
+            metric = score_name(facts, say)
             runs, n = sum(len(model.runs) for model in facts.ran), facts.ran[0].correct.shape[1]
             svg, level = charts.dots("scores", rows, metric, say), confidence(facts, say)
             add("scores", svg, metric=metric, confidence=level, sentences=n, runs=runs)
@@ -94,11 +95,11 @@ def score_name(facts: Facts, say: Wording) -> str:
     return say.plain("accuracy_percent") if metric == "accuracy" else f"{metric} × 100"
 
 
-def seed_rows(facts: Facts, model: Model, say: Wording) -> Dots:
-    """A model's rows in the chart of results by seed; a seed has one colour in all models."""
+def seed_rows(facts: Facts, index: int, say: Wording) -> Dots:
+    """A model's rows in the chart of results by seed."""
+    model, rows = facts.models[index], []
     ran = {run.seed: run for run in model.runs}
-    rows = []
-    for index, seed in enumerate(sorted(facts.evidence.runs[model.name])):
+    for seed in sorted(facts.evidence.runs[model.name]):
         run = ran.get(seed)
         known = (run.score, model.intervals[seed], "not_defined") if run else (None, None)
         rows.append(Dot(say.seeds([seed]), index, *known))

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reproduce.verdict.evidence import NOT_DEFINED
+
 if TYPE_CHECKING:
     from markupsafe import Markup
 
@@ -42,9 +44,9 @@ class Wording:
         return self(key, **values).unescape()
 
     def number(self, value: float | str | None, digits: int = 2, sign: bool = False) -> str:
-        """A number with so many decimals, in the language's separators; "not run" for None."""
+        """A number with so many decimals, in the language's separators; words for what is none."""
         if value is None or isinstance(value, str):
-            return self.plain("not_run")
+            return self.plain("not_defined" if value == NOT_DEFINED else "not_run")
         text = f"{value:{'+' if sign else ''},.{digits}f}".replace("-", "\N{MINUS SIGN}")
         return text.translate(str.maketrans(",.", ".,")) if self.language == "pt" else text
 

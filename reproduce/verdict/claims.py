@@ -8,7 +8,7 @@ others are always there.
 
 from typing import Any
 
-from reproduce.verdict.evidence import MEASURES, Evidence, Measured
+from reproduce.verdict.evidence import MEASURES, NOT_DEFINED, Evidence, Measured, of_runs
 from reproduce.verdict.published import Claim
 from reproduce.verdict.runs import NotRun, done
 from reproduce.verdict.statistics import (
@@ -51,6 +51,7 @@ def _entry(claim: Claim, measured: Measured, evidence: Evidence) -> dict[str, An
     say, confidence = evidence.published.say, evidence.settings.confidence
     digits = 3 if claim.unit == "ratio" else 2
     margin, value = claim.margin_on(evidence.dataset) or 0.0, measured.value
+    absent = NOT_RUN if measured.defined else NOT_DEFINED
     verdict, remarks = verdict_on(claim, measured, margin, evidence)
     remarks += measured.remarks
     if measured.over_sentences:
@@ -76,8 +77,8 @@ def _entry(claim: Claim, measured: Measured, evidence: Evidence) -> dict[str, An
         "unit": "" if claim.measures == "score" and evidence.metric != "accuracy" else claim.unit,
         "source": claim.source,
         "published": measured.published,
-        "measured": NOT_RUN if value is None else round(value, digits),
-        "difference": NOT_RUN if value is None else round(value - measured.published, digits),
+        "measured": absent if value is None else round(value, digits),
+        "difference": absent if value is None else round(value - measured.published, digits),
         "verdict": verdict,
         "rule": rule,
         "rule_text": rule_text,
@@ -99,12 +100,14 @@ def verdict_on(
     """The verdict on a claim; if it is inconclusive, what would decide, in sentences."""
     say, confidence = evidence.published.say, evidence.settings.confidence
     if measured.value is None:
-        return NOT_RUN, []
+        return NOT_RUN if measured.defined else INCONCLUSIVE, []
     if claim.rule == "exact":
         near = abs(measured.value - measured.published) <= margin
         return REPRODUCED if near else NOT_REPRODUCED, []
     if not measured.comparable:
         return INCONCLUSIVE, []
+    if claim.measures == "retention" and (weak := weak_teacher(claim, margin, evidence)):
+        return INCONCLUSIVE, [weak]
     remarks, repetitions = [], say(measured.repetitions or "")
     missing, seeds = max(0, measured.required - measured.repeated), measured.required
     if missing:
@@ -125,6 +128,20 @@ def verdict_on(
         if measured.published_seeds:
             remarks.append(say("stays", seeds=measured.published_seeds))
     return INCONCLUSIVE, remarks
+
+
+def weak_teacher(claim: Claim, margin: float, evidence: Evidence) -> dict[str, str] | None:
+    """A remark if the teacher fails its own published score: a weak one is easily kept up with."""
+    teacher = claim.models[1]
+    alone = claim.model_copy(update={"measures": "score", "models": (teacher,)})
+    measured = of_runs(alone, evidence)
+    if measured is None or measured.value is None or measured.repeated < 2:
+        return None
+    verdict = decide("at least", measured.difference(), margin, evidence.settings.confidence)
+    if verdict != NOT_REPRODUCED:
+        return None
+    values = {"measured": measured.value, "published": measured.published}
+    return evidence.published.say("weak_teacher", model=teacher, **values)
 
 
 def what_decides(

@@ -22,6 +22,7 @@ from reproduce.verdict.statistics import (
 )
 
 SPEED = Path("metrics/speed.json")
+NOT_DEFINED = "not defined"  # in place of a number
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ class Measured:
 
     published: float
     published_seeds: int | None = None  # it is a median of so many; None: taken as exact
-    value: float | None = None  # None: not run
+    value: float | None = None  # None: not run, or not defined
+    defined: bool = True  # False: all ran, and no score, or no ratio of them, is defined
     samples: list[list[float]] = field(default_factory=list)  # one, or two of which it is a ratio
     by_repetition: dict[str, float | str] = field(default_factory=dict)
     repetitions: str | None = None  # "seeds", "seeds of each model" or "passes"
@@ -155,6 +157,7 @@ def of_runs(claim: Claim, evidence: Evidence) -> Measured | None:
     samples = [list(evidence.of_model(model).values()) for model in models]
     if measured.value is not None:
         measured.over_sentences = evidence.over_sentences(*samples)
+    measured.defined = measured.value is not None or not all(samples)
     runs = [run for sample in samples for run in sample]
     measured.files = [f"predictions/{run.name}.csv" for run in runs]
     if runs and evidence.metric == "accuracy":
@@ -168,16 +171,17 @@ def _remarks_on_runs(
     claim: Claim, evidence: Evidence, rows: list[Row], measured: Measured
 ) -> Iterator[dict[str, str]]:
     """What must be known of the runs behind a number."""
-    say, models, metric = evidence.published.say, claim.models, evidence.metric
+    say, word = evidence.published.say, evidence.published.word
+    models, metric = claim.models, evidence.metric
     runs = [run for model in models for run in evidence.of_model(model).values()]
     if left_out := [model for model in models if model not in evidence.runs]:
         yield say("left_out", models=", ".join(left_out))
     elif absent := [model for model in models if not evidence.of_model(model)]:
         yield say("no_run", models=", ".join(absent))
     if broken := [run.name for run in runs if run.score is None]:
-        yield say("undefined", models=", ".join(broken), metric=metric)
+        yield say("undefined", models=", ".join(broken), metric=word(metric))
     if other := [row.metric for row in rows if row.metric != metric]:
-        yield say("other_metric", metric=metric, published=other[0])
+        yield say("other_metric", metric=word(metric), published=word(other[0]))
     kinds = by_device(runs)
     if len(kinds) > 1:
         lists = (f"{kind} {', '.join(run.name for run in of_one)}" for kind, of_one in kinds)

@@ -44,6 +44,8 @@ def in_language(value: Any, language: str) -> str:
         return str(value[language])
     if not isinstance(value, int | float):
         return str(value)
+    if isinstance(value, float):
+        value = round(value, 2) + 0.0  # no -0
     text = f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
     return text.replace(".", ",") if language == "pt" else text
 
@@ -137,6 +139,10 @@ class Published(Section):
     def say(self, key: str, **values: Any) -> dict[str, str]:
         """A sentence of `words` by language, `values` filled in."""
         return self.words[key].fill(**values)
+
+    def word(self, name: str) -> dict[str, str] | str:
+        """A name by language, where `words` has it."""
+        return self.say(name) if name in self.words else name
 
     def row(self, model: str, dataset: str, split: str) -> Row | None:
         """What was published on our `model`, on this dataset and split; None if nothing was."""

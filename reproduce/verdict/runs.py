@@ -176,13 +176,18 @@ def read_runs(params: dict[str, Any]) -> Runs:
     Their metrics are those of catalog.yaml today: all follow from the logits. Where runs are not of
     the same sentences in the same order, those count of which most are alike.
     """
-    split, metrics = split_of(params), read_dataset(params["dataset"]).metrics
+    split, dataset = split_of(params), read_dataset(params["dataset"])
     runs: Runs = {model: {} for model in params["models"]}
     for model, by_seed in runs.items():
         for seed in params["seeds"]:
             recipe = recipe_of(params, model, seed)
             run = read_run(model, seed, recipe, params["dataset"], split)
-            by_seed[seed] = replace(run, metrics=metrics) if isinstance(run, Run) else run
+            if isinstance(run, Run):
+                run = replace(run, metrics=dataset.metrics)
+                if run.labels != dataset.labels:
+                    detail = f"its classes are {', '.join(run.labels) or 'numbers'}"
+                    run = NotRun(run.name, "other data set", detail)
+            by_seed[seed] = run
     answered = [(run, (run.sentences, run.validation.labels.tobytes())) for run in done(runs)]
     counts = Counter(sentences for _, sentences in answered)
     for run, sentences in answered:

@@ -7,6 +7,7 @@ import textwrap
 from typing import Any
 
 from reproduce.files import markdown_table
+from reproduce.verdict.evidence import NOT_DEFINED
 from reproduce.verdict.published import Published, in_language
 from reproduce.verdict.statistics import INCONCLUSIVE, NOT_RUN
 
@@ -36,6 +37,8 @@ def results(claims: dict[str, Any], medians: str, published: Published, language
             continue
         if verdict == INCONCLUSIVE:
             unclear += [f"{statement}: {remark[language]}" for remark in claim["remarks"][:1]]
+        if claim["measured"] == NOT_DEFINED:
+            continue
         unit = UNITS.get(claim["unit"], {}).get(language, "")
         numbers = [
             in_language(float(claim[key]), language) + unit for key in ("published", "measured")
@@ -46,8 +49,9 @@ def results(claims: dict[str, Any], medians: str, published: Published, language
     parts = [markdown_table(rows)] if rows[1:] else []
     if medians:
         task = published.titles.get(claims["dataset"], claims["dataset"])
-        about = {"metric": claims["metric"], "task": task, "split": say(claims["split"])}
-        parts.append(say("medians", models=medians, sentences=claims["sentences"], **about))
+        about = {"metric": published.word(claims["metric"]), "split": say(claims["split"])}
+        about |= {"task": task, "models": medians, "sentences": claims["sentences"]}
+        parts.append(say("medians", **about))
     parts += [say(line, claims=". ".join(said)) for line, said in not_run.items() if said]
     if unclear:
         parts.append(" ".join(unclear))
