@@ -36,6 +36,7 @@ from reproduce.inputs.tokenizer import load_tokenizer, tokenize_split
 from reproduce.params import PARAMS, read_yaml
 from reproduce.training.devices import choose_precision, claim_gpu
 from reproduce.training.recipe import read_recipe
+from stages.benchmark import build
 
 STEPS, TURNS = {"cpu": 20, "cuda": 400}, 5  # on a GPU a turn of ours then lasts a second
 # The ways by device, each with its share of these steps: a slower way takes fewer.
@@ -84,8 +85,6 @@ def main() -> None:
 
 def prepare(folder: Path, model: str, facts: dict[str, Any]) -> None:
     """Put what all ways read into `folder`: facts, tokens, config, tokenizer, random weights."""
-    from stages.benchmark import build
-
     sentences, labels, names = sst2("train")
     recipe = read_recipe(model, read_yaml(PARAMS)).model_dump() | {"batch_size": BATCH}
     (folder / FACTS).write_text(json.dumps(facts | {"recipe": recipe}))

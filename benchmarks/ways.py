@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from reproduce.machine import peak_memory
 from reproduce.params import Finetune
 from reproduce.training.devices import deterministic
+from stages.finetune import prepare
 
 if TYPE_CHECKING:
     import torch
@@ -97,8 +98,6 @@ def our_training() -> tuple["Training", list["Batch"], list["Batch"]]:
     the peak of memory; on a GPU each length does, twice, so that each is recorded.
     """
     import torch
-
-    from stages.finetune import prepare  # here: importing stages sets up the process for all ways
 
     facts = json.loads(FACTS.read_text())
     training = prepare(Finetune(**facts["recipe"]), facts, paths(facts["run"]["model"]))

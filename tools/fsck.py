@@ -50,7 +50,7 @@ def open_repo() -> Iterator[Repo]:
         if says.startswith("no remote specified"):
             says = "this clone has no remote. Name one: make remote URL=/a/folder"
         elif "dvc.lock" in says:
-            says += ". Take back the one in git: `git checkout dvc.lock`"
+            says += ". What to do: docs/troubleshooting.md"
         if isinstance(error, ImportError):
             if package := "".join(re.findall(r"'(dvc-\w+)'", says)):
                 pip = f"{sys.executable} -m pip install -c constraints.txt"
