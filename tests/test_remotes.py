@@ -229,9 +229,12 @@ def test_damage_in_the_cache(copy: Repository, origin: Repository, tmp_path: Pat
     copy.run("dvc", "pull")
     assert bytes_of(copy, CACHED) == bytes_of(origin, CACHED)
     assert "0 damaged" in tool(copy, "fsck")
-    damage(stored(cache, weights))
+    for path in (weights, train := copy.path / "data/train.tsv"):
+        damage(stored(cache, path))
+    train.unlink()
+    train.write_text("mine")
     tool(copy, "fsck", "--delete", code=1)
-    assert weights.exists(), "an intact copy was deleted"
+    assert weights.exists() and train.read_text() == "mine", "what is not damaged was deleted"
 
 
 def test_damage_in_the_remote(copy: Repository, tmp_path: Path) -> None:
@@ -274,11 +277,10 @@ def test_a_path_becomes_absolute_and_is_verified(copy: Repository, tmp_path: Pat
     ],
 )
 def test_what_cannot_be_a_remote_changes_nothing(origin: Repository, url: str, says: str) -> None:
-    settings = origin.path / ".dvc/config.local"
-    before = sorted((origin.path / ".dvc").iterdir()), settings.is_file() and settings.read_bytes()
+    folder = origin.path / ".dvc"
+    before = {path: path.is_file() and path.read_bytes() for path in folder.iterdir()}
     assert says in tool(origin, "remotes", "set", url, code=1)
-    after = sorted((origin.path / ".dvc").iterdir()), settings.is_file() and settings.read_bytes()
-    assert after == before
+    assert {path: path.is_file() and path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_errors_are_one_message(copy: Repository, tmp_path: Path) -> None:

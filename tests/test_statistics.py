@@ -146,8 +146,10 @@ def exact_ratios(first: Any, second: Any) -> list[float]:
 def test_the_paired_bootstrap_is_the_exact_one() -> None:
     """Four sentences, two seeds each: all 4,096 resamples are enumerated."""
     first, second = np.array([[1, 0, 1, 1], [1, 1, 0, 1]]), np.ones((2, 4), int)
+    labels = np.array([1, 0, 0, 1])
+    answers = [np.where(right, labels, 1 - labels) for right in (first, second)]
     exact = np.quantile(exact_ratios(first, second), [0.1, 0.9])
-    found = statistics.bootstrap("accuracy", np.ones(4), [first, second], 0.8, 20_000, 0)
+    found = statistics.bootstrap("accuracy", labels, answers, 0.8, 20_000, 0)
     assert found == pytest.approx(tuple(exact), abs=1e-9)
 
 
