@@ -3,11 +3,13 @@
 import sys
 from types import TracebackType
 
+INTERRUPTED = "interrupted; run the same command again to go on"
+
 
 def _end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Ctrl-C while a command still imports its modules: one line, as in reproduce/command.py."""
     if issubclass(kind, KeyboardInterrupt):
-        print("interrupted; run the same command again to go on", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 
+from reproduce import INTERRUPTED
 from reproduce.files import UserError, out_of_space
 
 RIGHTS = "Give yourself the right to read and write it (`ls -ld` shows who has it)."
@@ -65,7 +66,7 @@ def run_command(main: Callable[[], None]) -> None:
         main()
         sys.stdout.flush()
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         if not (message := explain(error)):

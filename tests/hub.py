@@ -40,6 +40,7 @@ class Fault:
 Status = functools.partial(Fault, "status")  # that status, and its headers
 Portal = functools.partial(Status, 200, {"Content-Type": "text/html"})  # a hotel's log-in page
 Reset = functools.partial(Fault, "reset")  # the connection is reset before the answer
+Cut = functools.partial(Fault, "cut")  # it ends after so many bytes of the body
 Changed = functools.partial(Fault, "changed")  # the byte at that place is another
 
 
@@ -107,6 +108,8 @@ class HubRequest(BaseHTTPRequestHandler):
         self.head(200, headers, len(data))
         if fault.kind == "changed":
             data = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        if fault.kind == "cut":
+            data, self.close_connection = data[:at], True
         if self.command == "GET":
             self.wfile.write(data)
 

@@ -98,3 +98,26 @@ def test_runs_of_two_recipes_are_not_one_study(tmp_path: Path) -> None:
         "bert-3: not run (other recipe)", "bert-4: not run",
     ]  # fmt: skip
     assert "bert-1: not run (other recipe): recipe " in printed
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "nothing": {"runs": {}, "speed": False},
+    "one number": {"runs": {"bert": [1]}, "dataset": "stsb", "sentences": 1},
+    "pocket": {
+        "runs": {"minilm": [1]},
+        "dataset": "pocket",
+        "params": lambda p: p.update(models=["minilm"]),
+    },
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("case", CASES)
+def test_whatever_was_run_is_compared(tmp_path: Path, case: str) -> None:
+    project = toy_results(tmp_path / "toy", **CASES[case])
+    project.stage("compare")
+    seeds = project.json("metrics/accuracy.json")["seeds"]
+    assert ("bert-1: not defined" in seeds) == (case == "one number")
+    assert (project.json("metrics/claims.json")["sentences"] == "not run") == (case == "nothing")
+    for name in TABLES:
+        assert rows_of(project.path / f"plots/{name}.csv"), "DVC warns of a table without a row"

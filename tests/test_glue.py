@@ -19,6 +19,15 @@ def test_every_dataset_has_a_recipe_and_every_published_row_its_headline_metric(
         assert row.metric in (catalog[row.dataset]["metrics"][0], "not named"), row
 
 
+def test_no_margin_is_wider_than_what_lies_between_the_article_s_models() -> None:
+    published = validate(Published, read_yaml(ROOT / "published.yaml"), "published.yaml:")
+    for task in published.titles:
+        rows = [published.row(model, task, "validation") for model in ("distilbert", "bert")]
+        assert rows[0] and rows[1]
+        margin = published.claims["distilbert_accuracy"].margin_on(task)
+        assert margin and margin <= abs(rows[0].score - rows[1].score) + 1e-9, task
+
+
 @pytest.fixture
 def here(repository: Repository) -> Here:
     made = Here(repository.path, repository.env)

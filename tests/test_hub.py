@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import pin
-from hub import COMMIT, Changed, Fault, Hub, Portal, Reset, Status, contents, face, serving
+from hub import COMMIT, Changed, Cut, Fault, Hub, Portal, Reset, Status, contents, face, serving
 from reproduce.files import UserError
 from reproduce.inputs.catalog import Pin, Source
 from reproduce.inputs.fetch import fetch
@@ -65,8 +65,18 @@ def client(
         yield Client(hub, tmp_path, capsys, files, Source(folder=str(folder)), blob, into)
 
 
-def test_a_busy_hub_is_left_to_the_client_which_asks_again(client: Client) -> None:
-    client.hub.inject("HEAD", "one.bin", [Status(503), Status(429)])
+TRIED_AGAIN: dict[str, tuple[str, list[Fault]]] = {
+    "busy": ("HEAD", [Status(503)] * 2),
+    "too many requests": ("GET", [Status(429, {"Retry-After": "2"})]),
+    "cut": ("GET", [Cut(3500)]),
+}
+
+
+@pytest.mark.parametrize(("method", "faults"), TRIED_AGAIN.values(), ids=TRIED_AGAIN)
+def test_what_the_client_tries_again_by_itself_succeeds(
+    client: Client, method: str, faults: list[Fault]
+) -> None:
+    client.hub.inject(method, "one.bin", faults)
     assert client.fetch()[-1] == VERIFIED
 
 

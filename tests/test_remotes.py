@@ -269,7 +269,7 @@ def test_a_path_becomes_absolute_and_is_verified(copy: Repository, tmp_path: Pat
         ("dvc.yaml", "is a file. A remote is a folder"),
         (".dvc/cache", "belongs to this clone"),
         ("FILE://", "belongs to this clone"),
-        ('~nobody-of-this-name/\u0027\u0027\u0027"""', "cannot be safely quoted"),
+        ("~nobody-of-this-name/'''\"\"\"", "cannot be safely quoted"),
         ("someone@host:store", "Write ssh://user@host/path."),
         ("%(store)s", "DVC's configuration cannot hold it"),
         ("sftp://host/store", "Unsupported URL type sftp://"),

@@ -38,6 +38,14 @@ def test_against_an_exact_number_the_interval_is_student_s() -> None:
     assert interval == pytest.approx((-2.4598858, -0.7001142), abs=5e-8)
 
 
+def test_the_article_s_median_adds_its_own_error() -> None:
+    """The variance of a median of 5 is pi / 2 times that of their mean; t(0.95, 4) = 2.131847."""
+    found = over_seeds(SCORES, published=91.3, seeds=5)
+    half = 2.131847 * np.std(SCORES, ddof=1) * math.sqrt(1 / 5 + math.pi / 10)
+    middle = np.mean(SCORES) - 91.3
+    assert found.interval(0.9) == pytest.approx((middle - half, middle + half), abs=1e-6)
+
+
 def test_a_ratio_has_welch_s_degrees_of_freedom() -> None:
     """For small spreads a ratio's relative error is that of a difference of logarithms."""
     first, second = [91.3, 91.4, 91.1], [92.7, 92.5, 92.8, 92.9]
@@ -83,6 +91,16 @@ def test_the_committed_error_rates_are_those_of_the_rules(rule: str) -> None:
             assert other[verdict] == pytest.approx(row[verdict], abs=5), (row, other)
 
 
+def test_at_the_margin_reproduced_is_wrong_in_five_of_a_hundred() -> None:
+    at_margin = [r for rule in verdicts.SIMULATED for r in RATES[rule] if r["difference"] == 1]
+    assert len(at_margin) == 16
+    assert max(row["reproduced"] for row in at_margin) <= 5.5
+
+
+def test_the_interval_over_seeds_and_sentences_covers_the_truth() -> None:
+    assert min(row["covered"] for row in RATES["paired"]) > 92  # nominal 95, of 300 studies
+
+
 def test_the_page_on_error_rates_has_the_committed_numbers() -> None:
     page = (ROOT / "docs/error_rates.md").read_text(encoding="utf-8")
     assert all(verdicts.rates(rule) in page for rule in RATES)
@@ -95,6 +113,15 @@ def test_the_page_on_error_rates_has_the_committed_numbers() -> None:
 
 
 # --- proportions ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("correct", "n", "low", "high"),
+    # Newcombe (1998), "Two-sided confidence intervals ...", Table I, method 3.
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611)],
+)
+def test_wilson_s_interval_is_newcombe_s(correct: int, n: int, low: float, high: float) -> None:
+    assert [round(bound, 4) for bound in statistics.wilson(correct, n, 0.95)] == [low, high]
 
 
 # --- scores --------------------------------------------------------------------------------------
@@ -151,6 +178,12 @@ def test_the_paired_bootstrap_is_the_exact_one() -> None:
     exact = np.quantile(exact_ratios(first, second), [0.1, 0.9])
     found = statistics.bootstrap("accuracy", labels, answers, 0.8, 20_000, 0)
     assert found == pytest.approx(tuple(exact), abs=1e-9)
+
+
+def test_models_that_are_wrong_together_lose_nothing() -> None:
+    """Paired: where both have the same sentences right, every resample has the ratio 1."""
+    same = np.array([[1.0] * 60 + [0.0] * 40])
+    assert statistics.bootstrap("accuracy", np.ones(100), [same, same], 0.95, 999, 0) == (1.0, 1.0)
 
 
 def test_what_may_be_nothing_has_no_interval() -> None:
