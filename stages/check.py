@@ -14,7 +14,7 @@ from reproduce.command import command_line, run_command
 from reproduce.files import UserError, output_directory, write_json
 from reproduce.inputs import catalog
 from reproduce.params import PARAMS, Finetune, Params, read_yaml, validate
-from reproduce.training.recipe import read_recipe
+from reproduce.training.recipe import count_steps, read_recipe
 from reproduce.verdict.published import PUBLISHED, Published
 
 TAKEN = {"dataset", "seeds", "verdicts"}  # in data/checked/pins and metrics/accuracy.json
@@ -44,12 +44,7 @@ def check_inputs() -> tuple[catalog.Dataset, dict[str, catalog.Model]]:
         recipe = read_recipe(name, data)
         if rows:
             trained = min(rows - holdout, params.selection.train or rows)
-            steps = -(-trained // recipe.batch_size) * recipe.epochs
-            if recipe.warmup_steps >= steps:
-                raise UserError(
-                    f"{PARAMS}: warmup_steps {recipe.warmup_steps} (finetune, tasks, overrides) is "
-                    f"not less than the {steps} steps of {name}'s whole training. Use fewer."
-                )
+            count_steps(trained, recipe)
         if name not in benchmarked:
             raise UserError(
                 f"{PARAMS}: benchmark.models lacks {name}, which `models` names. Add it there: its "

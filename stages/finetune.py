@@ -7,7 +7,6 @@ and ends with the same bytes. On a GPU steps are recorded and replayed (training
 that fails the stage starts itself again with --eager.
 """
 
-import argparse
 import math
 import os
 import shutil
@@ -15,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.command import go_offline, run_command
+from reproduce.command import command_line, go_offline, run_command
 from reproduce.files import UserError, output_directory, read_json, write_json, write_text
 from reproduce.inputs.catalog import PINS
 from reproduce.machine import describe, peak_memory
@@ -36,9 +35,7 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json")  # the fine-tuned model'
 
 def main() -> None:
     """Write the model, its curve (curves/) and what it was trained on (environment/)."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--model", required=True, help="a name from catalog.yaml")
     parser.add_argument("--seed", required=True, type=int, help="of the head, batches and dropout")
     parser.add_argument("--eager", action="store_true", help="record no steps: same bits, slower")
@@ -59,7 +56,7 @@ def main() -> None:
         facts |= {"precision": precision, "precision_reason": reason}
         key = recipe.checkpoint_key(facts, list(inputs.values()))
         folder = checkpoints.root() / f"{model}-{seed}-{key}"
-        with checkpoints.exclusive(folder):
+        with checkpoints.exclusive(folder, wait=True):
             result = folder / "finished"
             if checkpoints.is_complete(result):
                 print(f"an earlier process finished this run: {result} is taken over")
@@ -79,6 +76,8 @@ def find_inputs(model: str) -> dict[str, Path]:
         "download_tokenizer": Path("models/tokenizers") / model / "config.json",
     }
     needed = [(f"{stage}@{model}", path) for stage, path in inputs.items()]
+    folder = inputs["download_tokenizer"].parent
+    needed += [(f"download_tokenizer@{model}", folder / name) for name in TOKENIZER]
     needed += [("check", PINS / f"{name}.json") for name in (model, "dataset")]
     for stage, path in needed:
         if not path.is_file():
@@ -100,8 +99,8 @@ def finish(
     with output_directory(folder / "finished") as out, deterministic() as broken:
         try:
             training = prepare(settings, facts, inputs)
-            checkpoints.check_disk(training.model, folder, out)
             resumed = loop.resume(training, folder)
+            checkpoints.check_disk(training.model, folder)
             recorded = facts["device"] == "cuda" and not eager
             loop.train(training, folder, machine.checkpoint_every, recorded)
         except record.RecordingFailedError as error:
@@ -208,7 +207,8 @@ def start_again_eagerly(error: Exception) -> None:
     """Become a fresh process that records nothing: this one may be unusable for the GPU."""
     print(f"recording a step failed ({error}). Starting again without recording: same result, "
           "slower; only the steps since the last checkpoint are lost.", flush=True)  # fmt: skip
-    os.execv(sys.executable, [sys.executable, "-m", "stages.finetune", *sys.argv[1:], "--eager"])  # noqa: S606
+    command = [sys.executable, "-m", "stages.finetune", *sys.argv[1:], "--eager"]
+    os.execv(command[0], command)  # noqa: S606
 
 
 if __name__ == "__main__":

@@ -121,6 +121,7 @@ def test_a_missing_input_is_named_with_its_stage(here: Here) -> None:
     inputs = {
         "models/weights/tiny/model.safetensors": "download_weights@tiny",
         "models/tokenizers/tiny/config.json": "download_tokenizer@tiny",
+        "models/tokenizers/tiny/tokenizer_config.json": "download_tokenizer@tiny",
         "data/tokenized/tiny/train.parquet": "tokenize@tiny",
         "data/checked/pins/dataset.json": "check",
     }
@@ -132,13 +133,22 @@ def test_a_missing_input_is_named_with_its_stage(here: Here) -> None:
 
 
 def test_not_enough_disk_is_found_before_training(tmp_path: Path) -> None:
-    model: Any = torch.nn.Linear(1000, 1000)  # 1,001,000 parameters: 36.0 MB for three checkpoints
+    """Three checkpoints of 12 MB and the model of 4; what lies there needs no more room."""
+    model: Any = torch.nn.Linear(1000, 1000)  # 1,001,000 parameters, 4.004 MB
     with mock.patch.object(shutil, "disk_usage") as usage:
-        usage.return_value.free = 37_000_000
-        checkpoints.check_disk(model, tmp_path, tmp_path)
-        usage.return_value.free = 35_000_000
-        with pytest.raises(UserError, match=r"not enough disk: .* needs 0\.0 GB"):
-            checkpoints.check_disk(model, tmp_path, tmp_path)
+        usage.return_value.free = 40_041_000
+        checkpoints.check_disk(model, tmp_path)
+        usage.return_value.free = 40_039_000
+        with pytest.raises(UserError, match=r"not enough disk: .* needs 40 MB more, 40 MB are"):
+            checkpoints.check_disk(model, tmp_path)
+        for step in (10, 20):
+            (tmp_path / f"checkpoint-{step}").mkdir()
+            (tmp_path / f"checkpoint-{step}" / checkpoints.STATE).write_bytes(bytes(12_012_000))
+        usage.return_value.free = 16_017_000
+        checkpoints.check_disk(model, tmp_path)
+        usage.return_value.free = 16_015_000
+        with pytest.raises(UserError, match="needs 16 MB more"):
+            checkpoints.check_disk(model, tmp_path)
 
 
 def test_memory_that_runs_out_names_what_to_change_and_keeps_the_batch(here: Here) -> None:

@@ -27,7 +27,7 @@ def main() -> None:
         if (folder / "finished").is_dir():
             state = "finished"
         try:
-            with exclusive(folder):
+            with exclusive(folder, wait=False):
                 free[folder] = size
         except UserError:
             state += "; left alone, it is being trained"
@@ -40,7 +40,7 @@ def main() -> None:
     if agreed(arguments.yes):
         for folder in free:
             try:
-                with exclusive(folder):
+                with exclusive(folder, wait=False):
                     shutil.rmtree(folder)
             except UserError:
                 print(f"{folder}: left alone, a training has begun in it")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reproduce.files import UserError, out_of_space
+from reproduce.training.devices import is_out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -89,15 +90,14 @@ def load_finetuned(folder: Path) -> "PreTrainedModel":
 
 def _read(place: Path, load: Any, *arguments: Any, **options: Any) -> Any:
     """Call a loader of transformers; what it says about a damaged file becomes one message."""
-    from safetensors import SafetensorError
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     set_verbosity_error()  # its report of new and dropped tensors: ours is shorter
     disable_progress_bar()
     try:
         return load(*arguments, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        if "can't allocate memory" in str(error) or out_of_space(error):
+    except Exception as error:  # these are files from somewhere: anything may be wrong
+        if is_out_of_memory(error) or out_of_space(error):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         output = f"finetune@{place.name}" if place.parent.name == "finetuned" else place

@@ -30,23 +30,25 @@ def root() -> Path:
 
 
 @contextlib.contextmanager
-def exclusive(checkpoints: Path) -> Iterator[None]:
-    """Hold this run for one process; `UserError` if another holds it.
+def exclusive(checkpoints: Path, wait: bool) -> Iterator[None]:
+    """Hold this run for one process; if another holds it, wait, or raise `UserError`.
 
-    Killing dvc leaves its trainer alive; without the lock a second one would train beside it. The
-    kernel frees the lock when the process ends, however it ends.
+    Killing dvc leaves its trainer alive, and experiments can share a run; without the lock two
+    would train it side by side. The kernel frees the lock when the process ends, however it ends.
     """
     checkpoints.mkdir(parents=True, exist_ok=True)
     with checkpoints.with_name(checkpoints.name + ".lock").open("a+") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            raise UserError(
-                f"{checkpoints} is in use by process {lock.read().strip() or 'unknown'}, which "
-                "trains the same run. Wait until it ends (its result is then taken over), or kill "
-                "it (training goes on from its last checkpoint), and run again."
-            ) from error
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                lock.seek(0)
+                holder = f"{checkpoints} is in use by process {lock.read().strip() or 'unknown'}"
+                if not wait:
+                    raise UserError(f"{holder}. Wait until it ends, or kill it.") from error
+                print(f"waiting: {holder}, which trains the same run. When it ends its result is "
+                      "taken over; if it is killed, its last checkpoint.", flush=True)  # fmt: skip
+                fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
             raise UserError(
                 f"{lock.name} cannot be locked ({error.strerror}): this file system has no locks. "
@@ -132,17 +134,19 @@ def forget_finished(run: str, weights: Path) -> None:
                 shutil.rmtree(finished.parent)
 
 
-def check_disk(model: "PreTrainedModel", checkpoints: Path, model_out: Path) -> None:
+def check_disk(model: "PreTrainedModel", checkpoints: Path) -> None:
     """`UserError` if the disk cannot hold three checkpoints (3 x the weights) and the model.
 
-    One is written before the oldest of two is deleted.
+    One is written before the oldest of two is deleted. Those that are there need no more room.
     """
     weights = sum(parameter.numel() for parameter in model.parameters()) * 4
-    for place, needed in ((checkpoints, 3 * 3 * weights), (model_out, weights)):
-        free = shutil.disk_usage(place).free
-        if free < needed:
-            raise UserError(
-                f"not enough disk: {place} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
-                "free. Make room (`make clean-checkpoints`; `dvc gc --all-branches --all-tags "
-                "--all-experiments` deletes cached results that none of these names) and run again."
-            )
+    kept = sum(path.stat().st_size for path in checkpoints.glob(f"checkpoint-*/{STATE}"))
+    needed = (3 * 3 + 1) * weights - kept
+    free = shutil.disk_usage(checkpoints).free
+    if free < needed:
+        raise UserError(
+            f"not enough disk: {checkpoints} needs {needed / 1e6:,.0f} MB more, "
+            f"{free / 1e6:,.0f} MB are free. Make room (`dvc gc --all-branches --all-tags "
+            "--all-experiments` deletes cached results that none of these names; `make "
+            "clean-checkpoints` lists what trainings have kept, this one too) and run again."
+        )

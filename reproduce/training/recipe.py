@@ -6,14 +6,20 @@ model's (`overrides`), with the seed and the pins of the data and of the checkpo
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from reproduce.files import UserError, sha256
 from reproduce.params import PARAMS, Finetune, validate
 
-# The code that decides what a run computes.
-CODE = (*sorted(Path(__file__).parent.glob("*.py")), Path(__file__).parents[1] / "models/load.py")
+ROOT = Path(__file__).parents[2]
+CODE = (  # what decides which numbers a run computes
+    *sorted(Path(__file__).parent.glob("*.py")),
+    *(ROOT / path for path in (
+        "reproduce/inputs/tokenized.py", "reproduce/models/load.py", "stages/finetune.py"
+    )),
+)  # fmt: skip
 
 
 def read_recipe(model: str, params: dict[str, Any]) -> Finetune:
@@ -43,6 +49,18 @@ def read_recipe(model: str, params: dict[str, Any]) -> Finetune:
         merged = {**merged, **entries[name]}
     place = f"{PARAMS}: finetune with tasks.{params['dataset']} and overrides.{model}"
     return validate(Finetune, merged, place)
+
+
+def count_steps(sentences: int, recipe: Finetune) -> int:
+    """The steps of a whole training; `UserError` if it would not outlast its warm-up."""
+    steps = math.ceil(sentences / recipe.batch_size) * recipe.epochs
+    if recipe.warmup_steps >= steps:
+        raise UserError(
+            f"{PARAMS}: warmup_steps {recipe.warmup_steps} (finetune, tasks, overrides) is not "
+            f"less than the {steps:,} steps of the whole training ({sentences:,} sentences, "
+            f"batch size {recipe.batch_size}, {recipe.epochs} epochs). Use fewer."
+        )
+    return steps
 
 
 def run_recipe(
