@@ -21,10 +21,10 @@ from unittest import mock
 
 import psutil
 import pytest
-from safetensors.torch import load_file, save_file
 
 from conftest import Here, Repository
 from reproduce.training import checkpoints, loop
+from test_load import edit_weights, rename
 
 PATIENCE = 900.0  # seconds; only a failing test waits so long
 RUN = ("--model", "tiny", "--seed", "1")
@@ -86,6 +86,16 @@ class Victim:
         self.output.with_name("here.go").touch()
 
 
+def begin(repository: Repository, output: Path, *command: str, **env: str) -> Victim:
+    """Start `command`; what it says is in the file `output`."""
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            command, cwd=repository.path, env=repository.env | {"LAUNCHER": ""} | env,
+            stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    return Victim(process, output)
+
+
 @contextlib.contextmanager
 def halted(repository: Repository, at: str, *command: str) -> Iterator[Victim]:
     """Start `command`; wait until one of its processes stands still `at` the point."""
@@ -93,13 +103,9 @@ def halted(repository: Repository, at: str, *command: str) -> Iterator[Victim]:
     scratch.mkdir()
     (scratch / "sitecustomize.py").write_text(HALT)
     here = scratch / "here"
-    env = repository.env | {"PYTHONPATH": str(scratch), "HALT_AT": at, "HALT_HERE": str(here)}
-    with (scratch / "output").open("wb") as file:
-        process = subprocess.Popen(
-            command, cwd=repository.path, env=env | {"LAUNCHER": ""}, stdout=file,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-    victim = Victim(process, scratch / "output")
+    env = {"PYTHONPATH": str(scratch), "HALT_AT": at, "HALT_HERE": str(here)}
+    victim = begin(repository, scratch / "output", *command, **env)
+    process = victim.process
     try:
         until(lambda: here.exists() or process.poll() is not None, f"{at} in {command}")
         assert here.exists(), f"it ended before it came to {at}\n{victim.text()}"
@@ -124,18 +130,6 @@ def clear(repository: Repository) -> None:
     for place in ("checkpoints", MODEL):
         shutil.rmtree(repository.path / place, ignore_errors=True)
     repository.edit("params.yaml", lambda p: p["machine"].update(checkpoint_every=0))
-
-
-def edit_weights(folder: Path, change: Callable[[Any], Any]) -> None:
-    """Give the model in `folder` the tensors that `change` makes of its own, by name."""
-    path = folder / "model.safetensors"
-    tensors = change(load_file(path))
-    path.unlink()  # DVC links it to its cache
-    save_file(tensors, path, metadata={"format": "pt"})
-
-
-def rename(old: str, new: str) -> Callable[[Any], Any]:
-    return lambda tensors: {re.sub(old, new, name): tensor for name, tensor in tensors.items()}
 
 
 def run_folder(repository: Repository) -> Path:
@@ -204,18 +198,14 @@ def test_ctrl_c_under_dvc_and_then_an_orphan(copy: Repository) -> None:
         gone_on, trainer = recovery(victim.text()), victim.pid
         os.kill(victim.process.pid, signal.SIGKILL)
         victim.process.wait(PATIENCE)
-        with (copy.path.parent / "second").open("wb") as file:
-            process = subprocess.Popen(
-                REPRO, cwd=copy.path, env=copy.env | {"LAUNCHER": ""}, stdout=file, stderr=file
-            )
-        second = Victim(process, copy.path.parent / "second")
+        second = begin(copy, copy.path.parent / "second", *REPRO)
         waits = f"is in use by process {trainer}, which trains the same run"
         until(lambda: waits in second.text(), "the second to wait")
         cleaned = copy.run(sys.executable, "-m", "tools.clean_checkpoints", "--yes").stdout
         assert "left alone, it is being trained" in cleaned and not ended(trainer)
         victim.let_go()
         until(lambda: ended(trainer), "end of the orphan")
-    assert process.wait(PATIENCE) == 0, second.text()
+    assert second.process.wait(PATIENCE) == 0, second.text()
     assert (gone_on, recovery(second.text())) == ("0 damaged, from step 11", "taken over")
     assert outputs(copy) == expected
 

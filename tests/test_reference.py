@@ -10,7 +10,7 @@ import torch
 
 from conftest import Here, pin
 from hub import COMMIT, Hub, face, serving
-from test_crash import edit_weights
+from test_load import edit_weights
 
 SOURCE = "test-org/finetuned"
 FILES = ("model.safetensors", "config.json", "tokenizer_config.json", "vocab.txt")
