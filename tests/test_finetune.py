@@ -87,6 +87,9 @@ def test_the_result_is_kept_until_the_next_stage_has_read_it(
     for run, read in (("tiny-2", b"these"), ("tiny-1", b"others"), ("tiny-1", b"these")):
         assert checkpoints.is_complete(finished)
         Path("weights").write_bytes(read)
+        with checkpoints.exclusive(finished.parent, wait=False):  # as one that takes it over
+            checkpoints.forget_finished(run, Path("weights"))
+        assert checkpoints.is_complete(finished)
         checkpoints.forget_finished(run, Path("weights"))
     assert not finished.parent.exists()
 

@@ -27,7 +27,8 @@ def read_tokenized(model: str, split: str) -> Tokenized:
 
     path = TOKENIZED / model / f"{split}.parquet"
     try:
-        table = pyarrow.parquet.read_table(path, partitioning=None)
+        with pyarrow.parquet.ParquetFile(path) as file:  # read_table would import pandas first
+            table = file.read()
         columns = {name: table[name].to_pylist() for name in table.column_names}
         return Tokenized(
             columns["input_ids"],

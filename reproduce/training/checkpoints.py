@@ -126,9 +126,11 @@ def forget_finished(run: str, weights: Path) -> None:
     """Delete the kept result of `run` (MODEL-SEED) whose weights are those of the file `weights`.
 
     Called by the stage after the training: that it has them means that DVC has them in its cache.
+    A result that another process is about to take over is left to it.
     """
     for finished in root().glob(f"{run}-*/finished"):
-        with contextlib.suppress(OSError, ValueError, KeyError):  # a bad marker protects nothing
+        damaged = (OSError, ValueError, KeyError)  # a marker that protects nothing
+        with contextlib.suppress(*damaged, UserError), exclusive(finished.parent, wait=False):
             kept = json.loads((finished / MARKER).read_text())["model/model.safetensors"]
             if kept == sha256(weights):
                 shutil.rmtree(finished.parent)
