@@ -24,7 +24,7 @@ def pretrained(tiny_model: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_model, tmp_path / "pretrained"))
 
 
-def edit_weights(folder: Path, change: Callable[[Any], Any]) -> None:
+def edit_weights(folder: Path, change: Change) -> None:
     """Give the model in `folder` the tensors that `change` makes of its own, by name."""
     path = folder / "model.safetensors"
     tensors = change(load_file(path))
@@ -32,7 +32,7 @@ def edit_weights(folder: Path, change: Callable[[Any], Any]) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def rename(old: str, new: str) -> Callable[[Any], Any]:
+def rename(old: str, new: str) -> Change:
     return lambda tensors: {re.sub(old, new, name): tensor for name, tensor in tensors.items()}
 
 
