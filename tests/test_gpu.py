@@ -21,6 +21,7 @@ from reproduce.training.batches import GPU_MULTIPLE, Batches
 from reproduce.training.devices import deterministic
 from reproduce.training.loop import Training, train
 from reproduce.training.record import Recorder, side_stream
+from test_casts import check
 from test_loop import make_recipe, make_split
 
 pytestmark = pytest.mark.gpu
@@ -71,6 +72,12 @@ def bits(training: Training) -> dict[str, Tensor]:
 def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
     assert one.keys() == other.keys()
     return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["bert", "albert", "gpt2", "odd"])
+def test_weights_cast_at_once_give_the_bits_of_autocast(kind: str, dtype: torch.dtype) -> None:
+    check(kind, dtype, "cuda")
 
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert"])

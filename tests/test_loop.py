@@ -267,7 +267,8 @@ def test_fp16_may_skip_a_step_but_not_all() -> None:
     assert training.scaler.get_scale() == 2.0**15
     assert all(tensor.isfinite().all() for tensor in training.model.state_dict().values())
     training = make_training(make_recipe(epochs=3), "fp16")
-    training.model.classifier.weight.register_hook(lambda gradient: gradient * math.nan)
+    norm = training.model.bert.embeddings.LayerNorm
+    norm.weight.register_hook(lambda gradient: gradient * math.nan)
     with pytest.raises(UserError, match="gradient is not a finite number at step 17 "):
         finish(training)
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from reproduce.files import UserError
 from reproduce.params import Finetune
 from reproduce.training.batches import Batches
+from reproduce.training.casts import Casts
 from reproduce.training.checkpoints import STATE, newest_checkpoint, save_checkpoint
 from reproduce.training.recipe import count_steps
 from reproduce.training.record import Recorder, side_stream
@@ -62,6 +63,7 @@ class Training:
         self.precision, self.device = precision, batches.device
         self.steps = count_steps(len(batches.lengths), recipe)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.compute = Casts(self.model, AUTOCAST[precision])
         self.rate = torch.zeros((), device=self.device)
         decay = {True: recipe.weight_decay, False: 0.0}  # not of vectors: biases and norms
         groups = [
@@ -83,14 +85,14 @@ class Training:
     def step(self, rows: Tensor, length: int) -> None:
         """Forward, backward, clipping and update for one batch, in `accumulation` pieces."""
         pieces = min(self.recipe.accumulation, len(rows))
-        kind = AUTOCAST[self.precision]
+        self.compute.refresh()
         total = torch.zeros((), device=self.device)
         for piece in range(pieces):
             inputs, labels = self.batches.gather(rows[piece::pieces], length)
-            with torch.autocast(self.device.type, dtype=kind, enabled=kind is not None):
-                logits = self.model(**inputs).logits
+            logits = self.compute(**inputs).logits
             loss = summed_loss(logits.float(), labels) / len(rows)
             self.scaler.scale(loss).backward()
+            self.compute.add_gradients()
             total += loss.detach()
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.get_total_norm(
