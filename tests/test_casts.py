@@ -43,7 +43,8 @@ def make_model(kind: str) -> nn.Module:
     torch.manual_seed(0)
     if kind == "odd":
         return Odd()
-    config = AutoConfig.for_model(kind, vocab_size=50, pad_token_id=0, **SIZES)
+    options = SIZES | {"vocab_size": 50, "pad_token_id": 0, "attn_implementation": "eager"}
+    config = AutoConfig.for_model(kind, **options)
     return AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-any-return]
 
 

@@ -1,6 +1,6 @@
 """Training steps on a GPU, recorded once a shape and replayed from then on (CUDA graphs).
 
-A step is some 670 small kernels, and launching them takes several times as long as computing them.
+A step is hundreds of small kernels; launching them takes several times as long as computing them.
 A recorded step is launched as a whole. It gives the same bits: the same kernels, and PyTorch's
 generator advances by as much.
 
