@@ -66,7 +66,7 @@ def compute(model: nn.Module, kind: torch.dtype, ours: bool, device: str) -> dic
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if parameter.grad is not None:
-                    seen[f"{name} {turn}"] = parameter.grad
+                    seen[f"{name} {turn}"] = parameter.grad.clone()
                     parameter.sub_(parameter.grad, alpha=0.1)
                     parameter.grad = None
     return seen
