@@ -23,13 +23,12 @@ class Casts:
         self.model, self.kind = model, kind
         weights = dict(only_in_linear_layers(model)) if kind else {}
         self.copies = {name: w.detach().to(kind).requires_grad_() for name, w in weights.items()}
-        # The third is the gradient in fp32. To allocate it at each step costs a CPU a tenth of one.
-        self.linear = [(w, self.copies[name], torch.empty_like(w)) for name, w in weights.items()]
+        self.pairs = [(weight, self.copies[name]) for name, weight in weights.items()]
 
     def refresh(self) -> None:
         """Cast the weights, as they are now."""
-        if self.linear:
-            weights, copies, _ = zip(*self.linear, strict=True)
+        if self.pairs:
+            weights, copies = zip(*self.pairs, strict=True)
             with torch.no_grad():
                 torch._foreach_copy_(copies, weights)
 
@@ -42,16 +41,19 @@ class Casts:
 
     def add_gradients(self) -> None:
         """After a backward pass: the copies' gradients become the weights', in fp32."""
-        first: list[tuple[Tensor, Tensor]] = []
-        again: list[tuple[Tensor, Tensor]] = []  # by the next pieces of a batch
-        for weight, copy, gradient in self.linear:
+        first, again = [], []  # again: by the next pieces of a batch
+        for weight, copy in self.pairs:
             if copy.grad is None:
                 continue  # not used for these sentences
-            (first if weight.grad is None else again).append((gradient, copy.grad))
-            weight.grad, copy.grad = gradient, None
+            if weight.grad is None:
+                weight.grad = torch.empty_like(weight)
+                first.append((weight.grad, copy.grad))
+            else:
+                again.append((weight.grad, copy.grad))
+            copy.grad = None
         for pairs, put in ((first, torch._foreach_copy_), (again, torch._foreach_add_)):
             if pairs:
-                put([gradient for gradient, _ in pairs], [more for _, more in pairs])
+                put([into for into, _ in pairs], [gradient for _, gradient in pairs])
 
 
 def only_in_linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
