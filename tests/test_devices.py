@@ -5,6 +5,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -264,6 +265,16 @@ def test_out_of_memory_is_known_in_each_of_its_forms_also_as_a_cause() -> None:
     for text in ("CUDA error: an illegal memory access was encountered", "it is not allocated",
                  "CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"):  # fmt: skip
         assert not devices.is_out_of_memory(RuntimeError(text)), text
+
+
+def test_a_deterministic_block_ends_as_it_began() -> None:
+    """TF32 is off in it; what PyTorch says of an operation with no deterministic form is kept."""
+    cudnn, enabled = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled
+    with pytest.warns(UserWarning, match="^another$"), devices.deterministic() as broken:
+        assert enabled() and cudnn.deterministic and not (cudnn.benchmark or cudnn.allow_tf32)
+        for text in ["sum is not deterministic. More", "another", "sum is not deterministic. Less"]:
+            warnings.warn(text, stacklevel=1)
+    assert broken == ["sum is not deterministic"] and not enabled()
 
 
 @pytest.mark.gpu

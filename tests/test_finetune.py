@@ -197,6 +197,9 @@ def test_a_checkpoint_belongs_to_what_changes_the_bits(
     key = recipe.checkpoint_key(facts, [])
     for name in ("recipe", "precision", *decisive):
         assert recipe.checkpoint_key(facts | {name: "other"}, []) != key
+    for package in ("torch", "transformers"):
+        packages = facts["packages"] | {package: "other"}
+        assert recipe.checkpoint_key(facts | {"packages": packages}, []) != key
     for name in ("git_commit", *indifferent):
         assert recipe.checkpoint_key(facts | {name: "other"}, []) == key
 
