@@ -21,11 +21,8 @@ class Odd(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(16, 16)
         self.one, self.two, self.tied, self.rare = (nn.Linear(16, 16) for _ in range(4))
-        self.again, self.two.weight, self.tied.weight = (
-            self.one,
-            self.one.weight,
-            self.embedding.weight,
-        )
+        self.again = self.one
+        self.two.weight, self.tied.weight = self.one.weight, self.embedding.weight
         self.frozen = nn.Linear(16, 16).requires_grad_(False)
         self.calls = 0
 
