@@ -136,8 +136,9 @@ def summarize(
 ) -> dict[str, Any]:
     """Rates and memory of each way; ours over each: the median over the turns of their ratio.
 
-    Of ours also the share of its time that each kind of computation takes, by `computing`; where
-    the profile that it is from was slower than ours, as on a CPU, the share of the profile's time.
+    Of ours also the share of its time that each kind of computation takes in `bare`, by its profile
+    `computing` (it casts in more kernels); where that was slower than ours, as on a CPU, the share
+    of the profile's time.
     """
 
     def rates(name: str, what: str) -> list[float]:
