@@ -30,7 +30,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.common import fetch_tokenizer, report, spread, sst2, take_turns
-from benchmarks.ways import BATCH, FACTS, PADDED, be, paths
+from benchmarks.ways import BATCH, FACTS, PADDED, paths
 from reproduce.command import go_offline, run_command
 from reproduce.inputs.tokenizer import load_tokenizer, tokenize_split
 from reproduce.params import PARAMS, read_yaml
@@ -55,17 +55,12 @@ TARGETS: dict[tuple[str, str], dict[str, float]] = {
 
 
 def main() -> None:
-    """Measure all in turn; with --be, be one of them."""
+    """Measure all in turn."""
     parser = argparse.ArgumentParser(description="Training speed and memory against peers.")
     parser.add_argument("--model", default="distilbert", choices=("distilbert", "bert", "minilm"))
     parser.add_argument("--steps", type=int, help=f"of ours in a turn (default: {STEPS})")
     parser.add_argument("--turns", type=int, default=TURNS, help=f"of each (default: {TURNS})")
-    parser.add_argument("--be", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.be:
-        go_offline()
-        be(arguments.be[0], Path(arguments.be[1]))
-        return
     model, turns = arguments.model, arguments.turns
     with claim_gpu(), TemporaryDirectory() as scratch:
         device, precision, reason = choose_precision("auto")
@@ -108,7 +103,7 @@ def processes(
     """Start each way and let it warm up; gives a function for one turn, and the first answers."""
     running = {}
     for name in names:
-        command = [sys.executable, "-m", "benchmarks.training", "--be", name, str(folder)]
+        command = [sys.executable, "-m", "benchmarks.ways", name, str(folder)]
         with (folder / f"{name}.log").open("w") as log:
             running[name] = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True

@@ -2,6 +2,7 @@
 
 A process works in a folder laid out like the project's. It halts between its turns: it says in a
 line of JSON what the turn was, and waits for one on stdin. Its first answer comes when it is warm.
+The stock Trainer's does not import stages/, which would set up its memory as it does ours.
 """
 
 import json
@@ -15,10 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reproduce.command import go_offline
 from reproduce.machine import peak_memory
 from reproduce.params import Finetune
 from reproduce.training.devices import deterministic
-from stages.finetune import prepare
 
 if TYPE_CHECKING:
     import torch
@@ -98,6 +99,8 @@ def our_training() -> tuple["Training", list["Batch"], list["Batch"]]:
     the peak of memory; on a GPU each length does, twice, so that each is recorded.
     """
     import torch
+
+    from stages.finetune import prepare
 
     facts = json.loads(FACTS.read_text())
     training = prepare(Finetune(**facts["recipe"]), facts, paths(facts["run"]["model"]))
@@ -230,8 +233,10 @@ def train_stock(name: str) -> None:
     Trainer(model=model, args=arguments, train_dataset=data, data_collator=halting).train()
 
 
-def be(name: str, folder: Path) -> None:
-    """Be one of the ways, in `folder`."""
+def main() -> None:
+    """Be one of the ways, in a folder that `prepare` of training.py made."""
+    name, folder = sys.argv[1:]
+    go_offline()
     os.chdir(folder)
     if name in ("fixed", "dynamic"):
         train_stock(name)
@@ -239,3 +244,7 @@ def be(name: str, folder: Path) -> None:
     ours = {"bare": train_bare, "ours": train_ours, "replay": replay_only}
     with deterministic():
         ours[name]()
+
+
+if __name__ == "__main__":
+    main()
