@@ -1,8 +1,11 @@
 """The stage finetune, what it keeps and what it refuses. Its loop: test_loop.py."""
 
 import json
+import platform
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -161,6 +164,19 @@ def test_memory_that_runs_out_names_what_to_change_and_keeps_the_batch(here: Her
         )
     one_by_one = make_recipe(batch_size=32, accumulation=32)
     assert "Lower tokenize.max_length" in finetune.less_memory(one_by_one)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc has settings")
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    """256 MB taken and freed: what a process has then, with the settings of stages/ and without."""
+
+    def resident(package: str) -> int:
+        code = f"import {package}, re; taken = b'x' * 256_000_000; del taken; print(re.search("
+        code += "r'VmRSS:\\s+(\\d+)', open('/proc/self/status').read())[1])"
+        command = [sys.executable, "-c", code]
+        return int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout)
+
+    assert resident("json") < 128_000 and resident("stages") >= 250_000  # in kB
 
 
 # --- the recipe ---
