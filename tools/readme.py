@@ -18,7 +18,8 @@ DEMO = {
 HEADS = {
     "en": ("model", "device", "precision", "runs", "minutes a run", "memory, GB"),
     "pt": (
-        "modelo", "dispositivo", "precisão", "execuções", "minutos por execução", "memória, GB",
+        "modelo", "dispositivo", "precisão", "execuções",
+        "minutos por execução", "memória, GB",
     ),
 }  # fmt: skip
 
